@@ -1,0 +1,1 @@
+"""A users API: FastAPI over one SQLite file."""

@@ -1,0 +1,84 @@
+"""`python -m users_backend`: run the server until SIGTERM or Ctrl+C."""
+
+import argparse
+import logging
+import os
+import signal
+import socket
+import sys
+from types import FrameType
+
+import uvicorn
+
+from users_backend import logs, settings
+from users_backend.api import create_app
+
+# Less than the 10 seconds after which `docker stop` kills.
+SHUTDOWN_SECONDS = 5
+
+logger = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Read the settings, listen, serve."""
+    _parse_arguments()
+    try:
+        config = settings.load(os.environ)
+    except settings.SettingsError as error:
+        sys.exit(_refuse(str(error)))
+    try:
+        # Listening here, and not in uvicorn, leaves us the words for a busy port.
+        family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+        listener = socket.create_server((config.host, config.port), family=family)
+    except OSError as error:
+        sys.exit(
+            _refuse(
+                f"Cannot listen on HOST={config.host} PORT={config.port}: {error.strerror}. "
+                "Set HOST to an address of this machine, and PORT to a free port."
+            )
+        )
+
+    logs.configure(config.log_level)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(config),
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,  # ours has the request id and the duration
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        )
+    )
+    # uvicorn raises the signal again when it has finished: that is a success.
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGINT, _leave)
+    logger.info("Listening on http://%s:%d", config.host, config.port)
+    server.run(sockets=[listener])
+
+
+def _parse_arguments() -> None:
+    keys = "\n".join(
+        f"  {key}\n      {settings.ALLOWED[key]}; without it {default}" for key, default in settings.DEFAULTS.items()
+    )
+    argparse.ArgumentParser(
+        prog="python -m users_backend",
+        description="Serve the users API. Settings are environment variables:\n\n" + keys,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
+
+
+def _refuse(message: str) -> int:
+    print(message, file=sys.stderr)
+    return 2
+
+
+def _leave(signal_number: int, frame: FrameType | None) -> None:
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

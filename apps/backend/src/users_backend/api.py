@@ -1,0 +1,229 @@
+"""The HTTP API. Each handler's docstring is its reference in /docs."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import Annotated, Any, TypeVar
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, FastAPI, Path, Query, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.routing import APIRoute
+from fastapi_offline import FastAPIOffline
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from users_backend import problems
+from users_backend.database import StoreError
+from users_backend.metrics import Metrics
+from users_backend.middleware import Observed, SameOriginWrites
+from users_backend.problems import Problem
+from users_backend.settings import Settings
+from users_backend.store import Store
+from users_backend.users import MAX_ID, MAX_NAME, NewName, PlainDigits, User, repeated_key
+
+MAX_BODY = 64 * 1024
+
+Model = TypeVar("Model", bound=BaseModel)
+UserId = Annotated[int, Path(alias="id", ge=1, le=MAX_ID), PlainDigits]
+
+router = APIRouter()
+
+
+def _json_body(model: type[BaseModel]) -> dict[str, Any]:
+    """The OpenAPI description of a body that the handler reads by itself."""
+    content = {"application/json": {"schema": model.model_json_schema()}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _header(status: int, name: str, description: str) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI description of a header of a response."""
+    return {status: {"headers": {name: {"description": description, "schema": {"type": "string"}}}}}
+
+
+async def _read_body(request: Request, model: type[Model]) -> Model:
+    """Read a small JSON body by hand.
+
+    FastAPI's own reader turns NaN and lone surrogates into a 500, and refuses
+    the content type that `curl -d` sends.
+    """
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise Problem(413, "The body is larger than 64 KiB. Send one user in each request.")
+    value = model.model_validate_json(body)
+    if key := repeated_key(bytes(body)):
+        raise problems.invalid([{"loc": (key,), "msg": "Field should be there only once"}])
+    return value
+
+
+def _store(request: Request) -> Store:
+    store: Store = request.app.state.store
+    return store
+
+
+def _no_such_user(user_id: int) -> Problem:
+    return Problem(404, f"There is no user with id {user_id}. GET /users lists those there are.")
+
+
+@router.get(
+    "/users",
+    responses=_header(200, "Link", 'Address of the next page, with rel="next", if there is one')
+    | problems.responses(422, 503),
+)
+async def list_users(
+    request: Request,
+    response: Response,
+    limit: Annotated[int, Query(ge=1, le=1000), PlainDigits] = 100,
+    after: Annotated[int, Query(ge=0, le=MAX_ID), PlainDigits] = 0,
+    name: Annotated[str, Query(max_length=MAX_NAME)] = "",
+) -> list[User]:
+    """List users by ascending id, at most `limit` of them, with ids above `after`.
+
+    With `name`, only those whose name contains it; case and accents do not count.
+    If there are more, the `Link` header has the address of the next page.
+    """
+    users = await _store(request).find(limit=limit + 1, after=after, name=name.strip())
+    page = users[:limit]
+    if len(users) > limit:
+        query = {"limit": limit, "after": page[-1].id} | ({"name": name} if name else {})
+        response.headers["Link"] = f'</users?{urlencode(query)}>; rel="next"'
+    return page
+
+
+@router.post(
+    "/users",
+    status_code=201,
+    responses=_header(201, "Location", "Address of the new user") | problems.responses(403, 409, 413, 422, 503, 507),
+    openapi_extra=_json_body(User),
+)
+async def add_user(request: Request, response: Response) -> User:
+    """Add a user. The id is yours to choose, from 1 to 2^53-1.
+
+    The body is read as JSON whatever its content type says. `Location` has the
+    address of the new user.
+    """
+    user = await _read_body(request, User)
+    if not await _store(request).add(user):
+        raise Problem(
+            409,
+            f"A user with id {user.id} already exists. "
+            f"Choose another id, or change that user with PUT /users/{user.id}.",
+        )
+    response.headers["Location"] = f"/users/{user.id}"
+    return user
+
+
+@router.get("/users/{id}", responses=problems.responses(404, 422, 503))
+async def get_user(request: Request, user_id: UserId) -> User:
+    """Get one user."""
+    user = await _store(request).get(user_id)
+    if user is None:
+        raise _no_such_user(user_id)
+    return user
+
+
+@router.put(
+    "/users/{id}",
+    responses=problems.responses(403, 404, 413, 422, 503, 507),
+    openapi_extra=_json_body(NewName),
+)
+async def rename_user(request: Request, user_id: UserId) -> User:
+    """Give a user another name."""
+    change = await _read_body(request, NewName)
+    user = User.model_construct(id=user_id, name=change.name)
+    if not await _store(request).rename(user):
+        raise _no_such_user(user_id)
+    return user
+
+
+@router.delete("/users/{id}", status_code=204, responses=problems.responses(403, 404, 422, 503, 507))
+async def remove_user(request: Request, user_id: UserId) -> Response:
+    """Delete a user."""
+    if not await _store(request).remove(user_id):
+        raise _no_such_user(user_id)
+    return Response(status_code=204)
+
+
+@router.get("/healthz", response_class=PlainTextResponse)
+async def healthz() -> str:
+    """Answer `ok` while the process serves requests; says nothing of the database."""
+    return "ok"
+
+
+@router.get("/readyz", response_class=PlainTextResponse, responses=problems.responses(503))
+async def readyz(request: Request) -> str:
+    """Answer `ok` when the database can be used, and 503 with the reason when not."""
+    try:
+        await _store(request).check()
+    except StoreError as error:
+        raise Problem(503, str(error), headers={"Retry-After": "1"}) from error
+    return "ok"
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+async def metrics(request: Request) -> Response:
+    """Counters for Prometheus."""
+    registry = request.app.state.metrics.registry
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _method_not_allowed(request: Request, error: Exception) -> JSONResponse:
+    """Add to `Allow` all methods of the address: Starlette names those of one route."""
+    assert isinstance(error, HTTPException)
+    allowed = set((error.headers or {}).get("Allow", "GET").split(", "))
+    for route in router.routes:
+        if isinstance(route, APIRoute) and route.path_regex.match(request.scope["path"]):
+            allowed |= route.methods or set()
+    if "GET" in allowed:
+        allowed.add("HEAD")
+    error.headers = {"Allow": ", ".join(sorted(allowed))}
+    return await problems.handle(request, error)
+
+
+def _openapi(generate: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """FastAPI's document, with the media type that errors really have."""
+    document = generate()
+    for path in document["paths"].values():
+        for call in path.values():
+            for status, response in call["responses"].items():
+                if int(status) >= 400:
+                    _, schema = response["content"].popitem()
+                    response["content"][problems.MEDIA_TYPE] = schema
+    return document
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The ASGI app; its store opens and closes with the server."""
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.store = Store(settings.database, on_commit=metrics.commit)
+        metrics.watch(app.state.store)
+        # Open the file now. When that fails the log has the reason, and the
+        # next request tries again.
+        with suppress(StoreError):
+            await app.state.store.check()
+        yield
+        await app.state.store.close()
+
+    app = FastAPIOffline(
+        title="Users",
+        description="Users with an id and a name. Every error is an `application/problem+json`.",
+        version="1.0.0",
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
+    app.state.metrics = metrics
+    app.include_router(router)
+    for expected in problems.EXPECTED:
+        app.add_exception_handler(expected, problems.handle)
+    app.openapi = partial(_openapi, app.openapi)  # type: ignore[method-assign]
+    app.add_exception_handler(405, _method_not_allowed)
+    app.add_middleware(SameOriginWrites)
+    app.add_middleware(Observed, metrics=metrics)  # added last, so outermost
+    return app

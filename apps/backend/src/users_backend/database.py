@@ -1,0 +1,134 @@
+"""Opening the SQLite file: checks, exclusive lock, durability, schema."""
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any, TextIO
+
+# Step n brings a file from schema version n-1 to n. Append; never edit a released step.
+MIGRATIONS = (
+    """
+    CREATE TABLE users (
+        id INTEGER PRIMARY KEY CHECK (id BETWEEN 1 AND 9007199254740991),
+        name TEXT NOT NULL CHECK (length(name) BETWEEN 1 AND 200),
+        name_folded TEXT NOT NULL -- what searches look at: no case, no accents
+    ) STRICT
+    """,
+)
+
+# After COMMIT the one .db file is complete and on the disk. Write-ahead logging
+# would be faster alone, but is unsafe on the shared folders of virtual machines.
+PRAGMAS = {
+    "journal_mode": "truncate",
+    "synchronous": 2,  # FULL
+    "fullfsync": 1,  # macOS: fsync alone does not reach the disk there
+}
+
+# How long to wait for another program, such as a laptop tool, that holds the file.
+BUSY_SECONDS = 2.0
+
+
+class StoreError(Exception):
+    """The data cannot be used now; the message says why and what to do."""
+
+
+class DiskFull(StoreError):
+    """No space is left for the change; nothing of it was saved."""
+
+
+class Database:
+    """An open database file that no other backend process has open."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file, or create it in a folder that exists.
+
+        Raise StoreError, OSError or sqlite3.Error; then the file is as it was.
+        """
+        # A missing folder is a missing mount. Creating it would hide the
+        # real data behind a fresh, empty database.
+        if not path.parent.is_dir():
+            raise StoreError(
+                f"The folder of the database {path} does not exist. Create or mount it, "
+                "or set DATABASE_URL to a file in another folder."
+            )
+        # SQLite would open a file here, read-only, and fail at the first write.
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise StoreError(
+                f"The folder of the database {path} is not writable. Let user id {os.getuid()} write there."
+            )
+        with contextlib.ExitStack() as stack:
+            lock = stack.enter_context(open(f"{path}.lock", "a"))
+            _take(lock, path)
+            self.connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+            stack.enter_context(contextlib.closing(self.connection))
+            self._prepare(path)
+            self._resources = stack.pop_all()
+
+    def close(self) -> None:
+        """Close the file, undo an open transaction and release the lock."""
+        self._resources.close()
+
+    def _prepare(self, path: Path) -> None:
+        version = self._ask("PRAGMA user_version")
+        if version > len(MIGRATIONS):
+            raise StoreError(
+                f"The database {path} has schema version {version}; this backend knows "
+                f"up to {len(MIGRATIONS)}. Run a newer backend, or set DATABASE_URL to another file."
+            )
+        if version == 0 and self._ask("SELECT count(*) FROM sqlite_schema"):
+            raise StoreError(f"The database {path} belongs to another program. Set DATABASE_URL to another file.")
+        for pragma, wanted in PRAGMAS.items():
+            self.connection.execute(f"PRAGMA {pragma} = {wanted}")
+            answer = self._ask(f"PRAGMA {pragma}")
+            if answer != wanted:
+                raise StoreError(
+                    f"The database {path} keeps {pragma} at {answer!r} instead of {wanted!r}. "
+                    "Close other programs that have it open."
+                )
+        missing = MIGRATIONS[version:]
+        # IMMEDIATE also finds out now, not at the first write, that the file is read-only.
+        self.connection.execute("BEGIN IMMEDIATE")
+        for number, migration in enumerate(missing, start=version + 1):
+            self.connection.execute(migration)
+            self.connection.execute(f"PRAGMA user_version = {number}")
+        # COMMIT waits for readers of other programs even when nothing has changed.
+        self.connection.execute("COMMIT" if missing else "ROLLBACK")
+
+    def _ask(self, sql: str) -> Any:
+        return self.connection.execute(sql).fetchone()[0]
+
+
+def _take(lock: TextIO, path: Path) -> None:
+    """Lock a file beside the database, never the database itself: on POSIX,
+    closing a second handle of that file would drop the locks of SQLite."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise StoreError(
+            f"Another backend process uses the database {path}. Stop that one, or set DATABASE_URL to another file."
+        ) from None
+
+
+def explain(error: Exception, path: Path) -> StoreError:
+    """The StoreError, new for each caller, that stands for this error."""
+    if isinstance(error, StoreError):
+        return StoreError(str(error))
+    match getattr(error, "sqlite_errorname", ""):
+        case "SQLITE_FULL":
+            return DiskFull(
+                f"The disk of the database {path} is full. Nothing was saved. Free some space and try again."
+            )
+        case "SQLITE_NOTADB":
+            return StoreError(
+                f"The file {path} is not a SQLite database. Move it away, or set DATABASE_URL to another file."
+            )
+        case "SQLITE_BUSY":
+            return StoreError(
+                f"Another program holds the database {path}. Nothing was saved. Close that program and try again."
+            )
+    return StoreError(
+        f"The database {path} cannot be used ({error}). Nothing was saved. "
+        "Check the disk and the permissions of the file, then try again."
+    )

@@ -1,0 +1,81 @@
+"""The settings, read from environment variables once, at start."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+# What `--help` prints and what a refused value is told, so the two never differ.
+DEFAULTS = {
+    "DATABASE_URL": "sqlite:////data/users.db",
+    "HOST": "0.0.0.0",
+    "PORT": "8080",
+    "LOG_LEVEL": "info",
+}
+ALLOWED = {
+    "DATABASE_URL": "sqlite:////absolute/path.db or sqlite:///relative/path.db",
+    "HOST": "an IP address or host name to listen on, such as 127.0.0.1 or 0.0.0.0",
+    "PORT": "a whole number from 1 to 65535",
+    "LOG_LEVEL": "one of debug, info, warning, error",
+}
+
+
+class SettingsError(Exception):
+    """A setting has a value that is not allowed; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Checked settings; `load` makes them."""
+
+    database: Path
+    host: str
+    port: int
+    log_level: str
+
+
+def load(environ: Mapping[str, str]) -> Settings:
+    """Read and check every setting. Raise SettingsError on the first bad one."""
+
+    def read(key: str, parse: Callable[[str], T]) -> T:
+        value = environ.get(key, DEFAULTS[key])
+        try:
+            return parse(value)
+        except ValueError:
+            raise SettingsError(f"{key}={value!r} is not allowed. Use {ALLOWED[key]}.") from None
+
+    return Settings(
+        database=read("DATABASE_URL", _sqlite_path),
+        host=read("HOST", _host),
+        port=read("PORT", _port),
+        log_level=read("LOG_LEVEL", _log_level),
+    )
+
+
+def _sqlite_path(value: str) -> Path:
+    """Three slashes start a relative path, four an absolute one, as in SQLAlchemy."""
+    match = re.fullmatch(r"sqlite:///([^?#\x00]*[^?#\x00/])", value)
+    if not match or match[1] == ":memory:":
+        raise ValueError
+    return Path(match[1])
+
+
+def _host(value: str) -> str:
+    if not re.fullmatch(r"[0-9A-Za-z.:_-]+", value):
+        raise ValueError
+    return value
+
+
+def _port(value: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", value) or not 1 <= int(value) <= 65535:
+        raise ValueError
+    return int(value)
+
+
+def _log_level(value: str) -> str:
+    if value not in ("debug", "info", "warning", "error"):
+        raise ValueError
+    return value

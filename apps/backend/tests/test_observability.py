@@ -1,0 +1,67 @@
+"""Request ids, metrics, and the answer to a mistake of our own."""
+
+import asyncio
+import re
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from users_backend.metrics import Metrics
+from users_backend.middleware import Observed
+
+
+def test_a_sane_request_id_is_kept(http):
+    response = http.get("/healthz", headers={"x-request-id": "a-B_1.9"})
+    assert response.headers["x-request-id"] == "a-B_1.9"
+
+
+@pytest.mark.parametrize("request_id", ["", "a b", "a" * 65, '"', "é".encode()])
+def test_any_other_request_id_is_replaced(http, request_id):
+    response = http.get("/healthz", headers={"x-request-id": request_id})
+    assert re.fullmatch("[0-9a-f]{32}", response.headers["x-request-id"])
+
+
+def test_metrics_count_requests_commits_and_bytes(http, server):
+    def metrics():
+        response = http.get("/metrics")
+        assert response.headers["content-type"].startswith("text/plain; version=")
+        pairs = re.findall(r"^(\w\S*) (\S+)$", response.text, re.MULTILINE)
+        return {name: float(value) for name, value in pairs}
+
+    before = metrics()
+    http.post("/users", json={"id": 1, "name": "Ana"})
+    http.get("/users/1")
+    http.get("/no/such/path")
+    after = metrics()
+
+    def grown(name):
+        return after[name] - before.get(name, 0)
+
+    assert grown('http_requests_total{method="POST",route="/users",status="201"}') == 1
+    assert grown('http_requests_total{method="GET",route="/users/{id}",status="200"}') == 1
+    assert grown('http_requests_total{method="GET",route="(none)",status="404"}') == 1
+    assert grown('http_request_duration_seconds_count{method="POST",route="/users"}') == 1
+    assert grown("users_commits_total") == 1
+    assert grown("users_commit_batch_size_sum") == 1
+    assert after["users_queue_length"] == 0
+    assert after["users_database_bytes"] == server.database.stat().st_size
+    assert not any("/no/such/path" in name for name in after)
+
+
+def test_a_mistake_of_ours_answers_500_and_is_logged(caplog, check_problem):
+    app = FastAPI()
+    app.add_middleware(Observed, metrics=Metrics())
+
+    @app.get("/")
+    async def broken():
+        raise RuntimeError("secret detail")
+
+    async def get():
+        transport = httpx.ASGITransport(app)  # which raises what the app lets through
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.get("/")
+
+    response = asyncio.run(get())
+    check_problem(response, 500, "request_id")
+    assert "secret" not in response.text
+    assert "secret detail" in caplog.text

@@ -1,0 +1,193 @@
+"""The store by itself: batches, failures of one and of all, a full queue."""
+
+import asyncio
+import contextlib
+import sqlite3
+import threading
+
+import pytest
+from users_backend import database, store
+from users_backend.database import DiskFull, StoreError
+from users_backend.store import Store
+from users_backend.users import User
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "users.db"
+
+
+@contextlib.asynccontextmanager
+async def open_store(path, **options):
+    opened = Store(path, **options)
+    try:
+        await opened.check()
+        yield opened
+    finally:
+        await opened.close()
+
+
+def user(user_id, name="Ana"):
+    return User(id=user_id, name=name)
+
+
+def rows(path):
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return connection.execute("SELECT id, name FROM users ORDER BY id").fetchall()
+
+
+@contextlib.contextmanager
+def foreign_lock(path, *statements):
+    """Another program that holds the file, as `sqlite3 users.db` on a laptop may."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for statement in statements:
+            connection.execute(statement).fetchall()
+        yield
+        connection.rollback()
+
+
+async def held_together(path, opened, *operations):
+    """Run the operations as one batch: they queue up behind a read that waits for a lock."""
+    with foreign_lock(path, "BEGIN EXCLUSIVE"):
+        first = asyncio.create_task(opened.check())
+        await asyncio.sleep(0)
+        while opened.waiting():
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)  # the thread waits for the lock now
+        tasks = [asyncio.create_task(operation) for operation in operations]
+        await asyncio.sleep(0.05)
+    await first
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def test_waiting_writes_share_one_commit_and_each_gets_its_own_answer(path):
+    commits = []
+
+    async def scenario():
+        async with open_store(path, on_commit=commits.append) as opened:
+            return await held_together(
+                path,
+                opened,
+                opened.add(user(1)),
+                opened.add(user(1, "Bia")),
+                opened.add(user(2)),
+                opened.rename(user(2, "Eva")),
+                opened.rename(user(3)),
+                opened.remove(3),
+            )
+
+    assert asyncio.run(scenario()) == [True, False, True, True, False, False]
+    assert commits == [6]
+    assert rows(path) == [(1, "Ana"), (2, "Eva")]
+
+
+def test_a_write_that_sqlite_refuses_fails_alone(path):
+    insert = "INSERT INTO users VALUES (?, ?, '')"
+
+    async def scenario():
+        async with open_store(path) as opened:
+            return await held_together(
+                path,
+                opened,
+                opened.add(user(1)),
+                opened._write(insert, 2**63, "too large"),
+                opened._write(insert, -1, "not allowed"),
+                opened._write(insert, 5, "\ud800"),
+                opened.add(user(2)),
+            )
+
+    answers = asyncio.run(scenario())
+    assert [type(answer) for answer in answers] == [
+        bool,
+        OverflowError,
+        sqlite3.IntegrityError,
+        UnicodeEncodeError,
+        bool,
+    ]
+    assert rows(path) == [(1, "Ana"), (2, "Ana")]
+
+
+def test_a_full_disk_fails_the_write_keeps_nothing_of_it_and_the_next_one_works(path):
+    async def scenario():
+        async with open_store(path) as opened:
+            await opened._write("PRAGMA max_page_count = 1")  # no more than it has now
+            many = [opened.add(user(n, "x" * 200)) for n in range(1, 301)]
+            answers = await asyncio.gather(*many, return_exceptions=True)
+            kept = rows(path)
+            assert await opened.add(user(1000))
+            return answers, kept
+
+    answers, kept = asyncio.run(scenario())
+    acknowledged = [n for n, answer in enumerate(answers, start=1) if answer is True]
+    failures = [answer for answer in answers if answer is not True]
+    assert [user_id for user_id, _ in kept] == acknowledged
+    assert failures
+    assert all(isinstance(failure, DiskFull) for failure in failures)
+    assert "Free some space" in str(failures[0])
+
+
+def test_a_failed_commit_fails_its_whole_batch_and_the_next_one_works(path, monkeypatch):
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.1)
+
+    async def scenario():
+        async with open_store(path) as opened:
+            # A reader lets the batch write, and stops it at COMMIT.
+            with foreign_lock(path, "BEGIN", "SELECT * FROM users"):
+                answers = await asyncio.gather(*(opened.add(user(n)) for n in range(1, 10)), return_exceptions=True)
+                assert await opened.find(limit=10) == []
+            assert await opened.add(user(100))
+            return answers
+
+    answers = asyncio.run(scenario())
+    assert all(isinstance(answer, StoreError) for answer in answers), answers
+    assert "Another program holds" in str(answers[0])
+    assert rows(path) == [(100, "Ana")]
+
+
+def test_a_full_queue_refuses_and_answers_what_it_accepted(path, monkeypatch):
+    monkeypatch.setattr(store, "QUEUE_SIZE", 3)
+
+    async def scenario():
+        async with open_store(path) as opened:
+            return await held_together(path, opened, *(opened.add(user(n)) for n in range(1, 6)))
+
+    answers = asyncio.run(scenario())
+    assert answers[:3] == [True] * 3
+    assert ["Too many requests" in str(answer) for answer in answers[3:]] == [True, True]
+
+
+def test_close_answers_what_waits(path):
+    async def scenario():
+        opened = Store(path)
+        tasks = [asyncio.create_task(opened.add(user(n))) for n in range(1, 101)]
+        await asyncio.sleep(0)
+        await opened.close()
+        return await asyncio.gather(*tasks)
+
+    assert asyncio.run(scenario()) == [True] * 100
+    assert len(rows(path)) == 100
+    assert "store" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_a_caller_that_has_gone_away_does_not_disturb_the_others(path):
+    async def scenario():
+        async with open_store(path) as opened:
+            gone = asyncio.create_task(opened.add(user(1)))
+            await asyncio.sleep(0)
+            gone.cancel()
+            assert await opened.add(user(2))
+
+    asyncio.run(scenario())
+    assert rows(path)[-1] == (2, "Ana")
+
+
+def test_a_deleted_file_is_noticed_and_no_write_to_it_is_acknowledged(path):
+    async def scenario():
+        async with open_store(path) as opened:
+            path.unlink()
+            with pytest.raises(StoreError, match="cannot be used"):
+                await opened.add(user(1))
+            assert await opened.add(user(2))
+
+    asyncio.run(scenario())
+    assert rows(path) == [(2, "Ana")]
