@@ -1,0 +1,120 @@
+require "yaml"
+
+# The settings: settings.yml, then what `make up` found out about this machine,
+# then settings.local.yml (or the file that SETTINGS_LOCAL names), each over the one before.
+module Settings
+  class Error < StandardError; end
+
+  ROOT = File.expand_path("..", __dir__)
+  LOCAL = ENV.fetch("SETTINGS_LOCAL", "settings.local.yml")
+  FILES = ["settings.yml", ".cache/machine.yml", LOCAL].freeze
+
+  PORT = [->(v) { v.is_a?(Integer) && v.between?(1, 65_535) }, "a port number from 1 to 65535"].freeze
+  TEXT = [->(v) { v.is_a?(String) }, "a text"].freeze
+  NAME = [->(v) { v.is_a?(String) && !v.empty? }, "a text that is not empty"].freeze
+  MAP = [->(v) { v.is_a?(Hash) }, "a group of `key: value` lines, as in settings.yml"].freeze
+  WEB = [->(v) { v == "" || v.to_s.match?(%r{\Ahttps?://[^\s/]+}) }, "empty, or an address such as http://host:port"].freeze
+  INSIDE = [->(v) { v == "" || (v.is_a?(String) && File.expand_path(v, ROOT).start_with?("#{ROOT}/")) },
+            "empty, or a path inside the project's folder (the VM sees nothing else)"].freeze
+
+  # What each key accepts; [] is any name.
+  RULES = {
+    "vm.memory" => [->(v) { v.is_a?(Integer) && v >= 1024 }, "a number of MiB, at least 1024"],
+    "vm.cpus" => [->(v) { v.is_a?(Integer) && v.between?(1, 64) }, "a number from 1 to 64"],
+    "vm.box" => NAME, "vm.box_version" => TEXT, "vm.box_url" => TEXT,
+    "vm.box_checksum" => [->(v) { v.to_s.match?(/\A(\h{64})?\z/) }, "empty, or the 64 digits of a SHA-256"],
+    "libvirt.driver" => [->(v) { %w[kvm qemu].include?(v) }, "kvm or qemu"],
+    "libvirt.box" => TEXT, "libvirt.box_url" => TEXT,
+    "host_ip" => [->(v) { v.to_s.match?(/\A\d{1,3}(\.\d{1,3}){3}\z/) }, "an IPv4 address, such as 127.0.0.1"],
+    "data_dir" => NAME,
+    "user_id" => [->(v) { v.is_a?(Integer) && v.between?(1, 60_000) }, "a user id from 1 to 60000 (never 0, root)"],
+    "services.[].source" => NAME, "services.[].port" => PORT, "services.[].host_port" => PORT,
+    "services.[].health_path" => [->(v) { v.to_s.start_with?("/") }, "a path that starts with /"],
+    "services.[].environment" => MAP,
+    "services.[].environment.[]" => [->(v) { [String, Integer].any? { |type| v.is_a?(type) } && !v.to_s.include?("\n") },
+                                     "one line of text, or a number"],
+    "services.[].volumes" => [->(v) { v.is_a?(Array) && v.all? { |e| volume?(e) } },
+                              "a list of entries with source, target (both start with /) and shared (true or false)"],
+    "services.[].memory" => [->(v) { v.to_s.match?(/\A\d+[kmg]\z/) }, "a size such as 256m"],
+    "image.base" => NAME, "image.base_archive" => INSIDE,
+    "network.http_proxy" => WEB, "network.https_proxy" => WEB, "network.no_proxy" => TEXT,
+    "network.ca_certificate" => INSIDE, "network.pip_index_url" => WEB, "network.registry_mirror" => WEB
+  }.freeze
+  REQUIRED_OF_A_SERVICE = %w[source port host_port health_path].freeze
+
+  module_function
+
+  # Returns the merged settings. Raises Error with one sentence that names the file's key,
+  # the value and what is allowed.
+  def load
+    merged = FILES.map { |file| read(file) }.reduce { |under, over| merge(under, over) }
+    check(merged)
+    %w[image.base_archive network.ca_certificate].each do |key|
+      file = merged.dig(*key.split("."))
+      next if file == "" || File.file?(File.join(ROOT, file))
+
+      raise Error, "#{key} in the settings names #{file.inspect}, and there is no such file in #{ROOT}."
+    end
+    merged
+  end
+
+  def read(file)
+    path = File.expand_path(file, ROOT)
+    return {} unless File.exist?(path)
+
+    settings = YAML.safe_load(File.read(path, encoding: "UTF-8")) || {}
+    return settings if settings.is_a?(Hash)
+
+    raise Error, "#{file} must hold `key: value` lines, as settings.yml does."
+  rescue Psych::SyntaxError => e
+    raise Error, "#{file} is not valid YAML at line #{e.line}: #{e.problem}. " \
+                 "Compare the spaces at the start of that line with settings.yml."
+  end
+
+  def merge(under, over)
+    under.merge(over) { |_key, a, b| a.is_a?(Hash) && b.is_a?(Hash) ? merge(a, b) : b }
+  end
+
+  def check(settings)
+    check_key(nil, settings)
+    settings["services"].each do |name, service|
+      missing = REQUIRED_OF_A_SERVICE - service.keys
+      raise Error, "The setting services.#{name} has no #{missing.first}." if missing.any?
+      next if name.match?(/\A[a-z][a-z0-9-]*\z/)
+
+      raise Error, "The service name #{name.inspect} must be lower-case letters, digits and hyphens."
+    end
+    twice = settings["services"].map { |_, s| s["host_port"] }.tally.find { |_, count| count > 1 }
+    raise Error, "Two services have host_port #{twice.first}; give each a port of its own." if twice
+  end
+
+  # Checks one dotted key (nil: all settings) and the keys below it.
+  def check_key(key, value)
+    group = key.nil? || RULES.keys.any? { |known| known.start_with?("#{rule_of(key)}.") }
+    allowed, sentence = RULES.fetch(rule_of(key.to_s)) { MAP if group }
+    raise Error, "The settings have an unknown key, #{key}. #{suggestion(key)}" unless allowed
+
+    shown = value.nil? ? "empty" : value.inspect
+    raise Error, "The setting #{key} is #{shown}; it must be #{sentence}." unless allowed.call(value)
+
+    value.each { |name, inner| check_key([key, name].compact.join("."), inner) } if group
+  end
+
+  def rule_of(key)
+    key.sub(/\A(services)\.[^.]+/, '\1.[]').sub(/(\.environment)\..+\z/, '\1.[]')
+  end
+
+  def suggestion(key)
+    require "did_you_mean"
+    near = DidYouMean::SpellChecker.new(dictionary: RULES.keys.map { |k| k.split(".").last } +
+                                                    RULES.keys.map { |k| k.split(".").first })
+                                   .correct(key.split(".").last).first
+    near ? "Did you mean #{near}?" : "The known ones are in settings.yml."
+  end
+
+  def volume?(entry)
+    entry.is_a?(Hash) && (entry.keys - %w[source target shared]).empty? &&
+      %w[source target].all? { |key| entry[key].to_s.start_with?("/") } &&
+      [true, false, nil].include?(entry["shared"])
+  end
+end
