@@ -1,0 +1,71 @@
+# `make` alone lists the targets. Those that need a VM are plain Vagrant calls.
+.DEFAULT_GOAL := help
+PYTHON := .venv/bin/python
+LOCKS := apps/backend/requirements.txt apps/frontend/requirements.txt
+
+.PHONY: help
+help: ## list the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+# --- The VM --------------------------------------------------------------------------
+
+.PHONY: up down destroy ssh status logs
+up: ## start the VM and both services (without VirtualBox: through QEMU, installed if need be)
+	@python3 tools/up.py
+
+down: ## stop the VM; `make up` starts it again
+	vagrant halt
+
+destroy: ## delete the VM; the data folder stays
+	vagrant destroy --force
+
+ssh: ## look inside the VM
+	vagrant ssh
+
+status: ## how the VM and the two services are
+	vagrant status
+	vagrant ssh --command "systemctl --no-pager --lines 0 status 'users-*'"
+
+logs: ## follow the logs of both services (Ctrl-C ends it)
+	vagrant ssh --command "sudo journalctl --follow --lines 50 --output short-iso --unit 'users-*'"
+
+# --- Without a VM --------------------------------------------------------------------
+
+.PHONY: local
+local: .venv/apps ## run both apps on this machine, until Ctrl-C
+	@$(PYTHON) tools/local.py
+
+# --- Work on the project -------------------------------------------------------------
+
+.PHONY: check test lock clean
+check: .venv/dev ## every check and test that needs no VM
+	tests/install-tools
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/ansible-lint --offline --quiet
+	$(PYTHON) -m pytest
+
+test: check ## everything: `check`, `vagrant up` with Ansible in the VM, and Molecule
+	$(PYTHON) -m pytest tests/vm
+	.venv/bin/molecule test
+
+lock: .venv/dev ## renew the locked requirements
+	for app in backend frontend; do \
+	    .venv/bin/uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	        apps/$$app/pyproject.toml --output-file apps/$$app/requirements.txt; done
+	.venv/bin/uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	    requirements-dev.in $(LOCKS:%=--constraints %) --output-file requirements-dev.txt
+
+clean: ## delete what can be made again: .venv and .cache (not your data, not the VM)
+	rm -rf .venv .cache
+
+# --- The Python environment ----------------------------------------------------------
+
+.venv/apps: $(LOCKS) tools/venv
+	tools/venv $(LOCKS)
+	@touch $@
+
+.venv/dev: requirements-dev.txt $(LOCKS) tools/venv
+	tools/venv $(LOCKS) requirements-dev.txt
+	@touch $@ .venv/apps

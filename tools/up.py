@@ -1,0 +1,286 @@
+"""Brings the VM up: with VirtualBox by `vagrant up` alone, without it through QEMU.
+
+Without VirtualBox, on Debian or Ubuntu, it installs Vagrant and QEMU, builds a box and the
+images' base from the distribution's packages, and then runs the same `vagrant up`.
+Run again, it finds everything in place and is done in seconds.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = ROOT / ".cache"
+SUDO = [] if os.geteuid() == 0 else ["sudo"]
+
+# The programs that only QEMU's way needs. libvirt-daemon-system brings the service, dnsmasq-base
+# the VM's addresses, mmdebstrap, extlinux and qemu-utils the box.
+PACKAGES = [
+    "vagrant", "vagrant-libvirt", "qemu-system-x86", "qemu-utils", "libvirt-daemon-system",
+    "libvirt-clients", "dnsmasq-base", "iptables", "mmdebstrap", "debian-archive-keyring",
+    "extlinux", "e2fsprogs",
+]  # fmt: skip
+APT_OPTIONS = ["-q", "-o", "DPkg::Lock::Timeout=300"]  # seconds to wait for another apt
+# virtiofsd became a package of its own after Debian 12.
+VIRTIOFSD = ["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"]
+DISK_NEEDED = 10  # GB: packages 1, the box three times (built, unpacked, imported) 2, the VM's disk 4, spare 3
+MEMORY_NEEDED = 3  # GB: the VM has 2
+
+
+class Stop(Exception):
+    """The work cannot go on; the message says what happened and what to do next."""
+
+
+@contextmanager
+def step(name: str) -> Iterator[None]:
+    """Prints one line for a step: its name, then how many seconds it took."""
+    print(f"{name} ...", flush=True)
+    start = time.monotonic()
+    yield
+    print(f"{name}: done in {time.monotonic() - start:.0f} s", flush=True)
+
+
+def run(command: list[str], failure: str) -> str:
+    """Runs a command quietly and returns what it printed.
+
+    Raises Stop with `failure` and the command's last lines when it fails.
+    """
+    result = subprocess.run(command, check=False, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if result.returncode != 0:
+        last_lines = "\n  ".join(result.stdout.splitlines()[-12:])
+        raise Stop(f"{failure}\nThe last lines of `{' '.join(command[:4])} ...`:\n  {last_lines}")
+    return result.stdout
+
+
+def check_machine() -> None:
+    """Raises Stop where QEMU's way cannot work."""
+    system = platform.system()
+    if system != "Linux" or not shutil.which("apt-get"):
+        raise Stop(
+            f"Vagrant and VirtualBox are not both installed, and this system ({system}) is not Debian or Ubuntu, "
+            "where they could be replaced. Install both and run `vagrant up`:\n"
+            "  macOS:    brew install --cask virtualbox vagrant\n"
+            "  Windows:  winget install Oracle.VirtualBox Hashicorp.Vagrant\n"
+            "  Linux:    your distribution's packages, or virtualbox.org and vagrantup.com\n"
+            "Without a VM, `make local` runs both apps on the machine itself."
+        )
+    if platform.machine() not in ("x86_64", "amd64"):
+        raise Stop(
+            f"The box built here is for x86_64; this machine is {platform.machine()}. "
+            "Install VirtualBox and Vagrant, or run `make local`, which needs no VM."
+        )
+    if SUDO and not shutil.which("sudo"):
+        raise Stop("Installing Vagrant and QEMU needs root, and there is no sudo here. Run `make up` as root.")
+    for folder in (ROOT, Path("/var")):
+        free = shutil.disk_usage(folder).free / 1e9
+        if free < DISK_NEEDED and not (CACHE / "machine.yml").exists():
+            raise Stop(f"The disk of {folder} has {free:.1f} GB free; the VM needs {DISK_NEEDED} GB. Make room first.")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    if memory < MEMORY_NEEDED:
+        raise Stop(
+            f"This machine has {memory:.1f} GB of memory; the VM needs {MEMORY_NEEDED} GB. "
+            "Run `make local`, which needs no VM."
+        )
+
+
+def install() -> None:
+    """Installs the packages that are missing."""
+    query = subprocess.run(
+        ["dpkg-query", "--show", "--showformat=${Package} ${Status}\n", *PACKAGES],
+        check=False,  # it fails when one of them is unknown
+        text=True,
+        capture_output=True,
+    )
+    installed = {line.split()[0] for line in query.stdout.splitlines() if line.endswith("install ok installed")}
+    missing = [package for package in PACKAGES if package not in installed]
+    if not missing and any(map(os.path.exists, VIRTIOFSD)):
+        return
+    with step(f"Installing {', '.join(missing) or 'virtiofsd'}"):
+        network = (
+            "The package mirrors could not be used. Check the network; behind a company proxy, "
+            "set http_proxy and https_proxy and run `make up` again (with sudo -E where you use sudo)."
+        )
+        apt = [*SUDO, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", *APT_OPTIONS]
+        run([*apt, "--error-on=any", "update"], network)
+        run([*apt, "install", "-y", "--no-install-recommends", *missing], network)
+        if not any(map(os.path.exists, VIRTIOFSD)):
+            run([*apt, "install", "-y", "--no-install-recommends", "virtiofsd"], network)
+
+
+def start_libvirt() -> None:
+    """Starts libvirt where it does not run, and lets this user talk to it."""
+    alive = [*SUDO, "virsh", "--connect", "qemu:///system", "version"]
+    if subprocess.run(alive, check=False, capture_output=True).returncode != 0:
+        with step("Starting libvirt"):
+            failure = "libvirt did not start. Look into /var/log/libvirt/libvirtd.log or `journalctl -u libvirtd`."
+            if os.path.isdir("/run/systemd/system"):
+                run([*SUDO, "systemctl", "enable", "--now", "libvirtd"], failure)
+            else:
+                # No systemd as PID 1. libvirtd tries /dev/kvm for each VM, for a minute where the
+                # device exists and cannot work; then it shall not see it.
+                hide = "" if has_kvm() else "[ ! -e /dev/kvm ] || mount --bind /dev/null /dev/kvm; "
+                run([*SUDO, "mkdir", "-p", "/run/libvirt"], failure)
+                run([*SUDO, "virtlogd", "--daemon"], failure)
+                run([*SUDO, "unshare", "--mount", "sh", "-c", f"{hide}exec libvirtd --daemon"], failure)
+            run(alive, failure)
+    if SUDO and "libvirt" not in run(["id", "-nG"], "Your groups could not be read.").split():
+        user = run(["id", "-un"], "Your user name could not be read.").strip()
+        run([*SUDO, "usermod", "--append", "--groups", "libvirt", user], "You could not be added to group libvirt.")
+        print("You are now in the group libvirt; log out and in once before you call vagrant yourself.")
+
+
+def has_kvm() -> bool:
+    """True where the CPU can virtualise and the kernel offers it. The device alone may exist and not work."""
+    flags = Path("/proc/cpuinfo").read_text().split()
+    return ("vmx" in flags or "svm" in flags) and os.path.exists("/dev/kvm")
+
+
+def build(recipe: str, name: str, suffix: str, *arguments: str) -> str:
+    """Runs box/`recipe` if its output is not in the cache. Returns the file, relative to the project.
+
+    The file's name carries a checksum of the recipe, so that a changed recipe builds anew.
+    """
+    digest = hashlib.sha256((ROOT / "box" / recipe).read_bytes()).hexdigest()[:12]
+    output = CACHE / f"{name}-{digest}{suffix}"
+    if not output.exists():
+        with step(f"Building {name} from Debian's packages"):
+            CACHE.mkdir(exist_ok=True)
+            run(
+                [
+                    *SUDO,
+                    "env",
+                    f"http_proxy={os.environ.get('http_proxy', '')}",
+                    str(ROOT / "box" / recipe),
+                    str(output),
+                    *arguments,
+                ],
+                f"box/{recipe} failed. It fetches Debian's packages; check the network and the free disk space.",
+            )
+            for old in set(CACHE.glob(f"{name}-*{suffix}")) - {output}:
+                old.unlink()
+    return str(output.relative_to(ROOT))
+
+
+def company_network() -> dict[str, str]:
+    """The proxy, certificates and package index that this machine uses, for the VM to use too.
+
+    They are read where tools commonly look: the variables of curl, pip and OpenSSL, and the folder
+    from which Debian's update-ca-certificates(8) takes a company's certificates.
+    """
+    proxies = {
+        name: os.environ.get(name) or os.environ.get(name.upper(), "")
+        for name in ("http_proxy", "https_proxy", "no_proxy")
+    }
+    files = sorted(Path("/usr/local/share/ca-certificates").rglob("*.crt"))
+    variables = [Path(os.environ[key]) for key in ("PIP_CERT", "SSL_CERT_FILE") if os.environ.get(key)]
+    certificates = "\n".join(file.read_text() for file in files or variables[:1] if file.is_file())
+    if certificates:
+        CACHE.mkdir(exist_ok=True)
+        (CACHE / "company.crt").write_text(certificates)
+    return {
+        **proxies,
+        "ca_certificate": ".cache/company.crt" if certificates else "",
+        "pip_index_url": os.environ.get("PIP_INDEX_URL", ""),
+    }
+
+
+def read_settings() -> Any:
+    """The merged settings, by the same code that the Vagrantfile uses. Raises Stop for a bad one."""
+    script = "begin; puts Settings.load.to_json; rescue Settings::Error => e; abort e.message; end"
+    command = ["ruby", "-rjson", "-r./vagrant/settings", "-e", script]
+    result = subprocess.run(command, check=False, cwd=ROOT, text=True, capture_output=True)
+    if result.returncode != 0:
+        raise Stop(result.stderr.strip())
+    return json.loads(result.stdout)
+
+
+def vagrant_up() -> None:
+    """Runs `vagrant up`; its output goes to the terminal as it is."""
+    command = ["vagrant", "up"] if sys.stdout.isatty() else ["vagrant", "--no-tty", "up"]
+    # A group that was joined a moment ago counts only in a new login; sg(1) is one.
+    if SUDO and not os.access("/run/libvirt/libvirt-sock", os.W_OK) and shutil.which("sg"):
+        command = ["sg", "libvirt", "-c", " ".join(command)]
+    if subprocess.run(command, check=False, cwd=ROOT).returncode != 0:
+        raise Stop("`vagrant up` did not finish; the message above says why. When it is mended, run `make up` again.")
+
+
+def check_urls(settings: Any) -> None:
+    """Raises Stop unless every service answers on this machine's side."""
+    for name, service in settings["services"].items():
+        url = f"http://{settings['host_ip']}:{service['host_port']}{service['health_path']}"
+        for attempt in range(30):
+            try:
+                urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=10).close()
+                break
+            except OSError as error:
+                if attempt == 29:
+                    raise Stop(
+                        f"The VM runs, but {name} does not answer at {url} ({error}). "
+                        "Look at it with `make logs`, then run `vagrant reload --provision`."
+                    ) from error
+                time.sleep(1)
+
+
+def prepare_qemu() -> None:
+    """Makes this machine ready for a VM without VirtualBox."""
+    with step("Checking this machine"):
+        check_machine()
+    install()
+    read_settings()  # a typo is better told now than after the box is built
+    start_libvirt()
+    # An emulated CPU speculates on nothing, but the kernel's defences against speculation would still
+    # double the time that it takes to start a process there; and its clock is fast only if trusted.
+    emulated = () if has_kvm() else ("mitigations=off", "tsc=reliable")
+    box = build("build-box", "debian-13" if has_kvm() else "debian-13-emulated", ".box", *emulated)
+    base = build("build-base-image", "python-base", ".tar.gz")
+    found = {
+        "libvirt": {
+            "driver": "kvm" if has_kvm() else "qemu",
+            "box": f"users/{Path(box).stem}",
+            "box_url": box,
+        },
+        "image": {"base": "users-base:debian-13", "base_archive": base},
+        "network": company_network(),
+    }
+    note = "# What `make up` found out about this machine. settings.local.yml has the last word.\n"
+    (CACHE / "machine.yml").write_text(note + json.dumps(found, indent=2) + "\n")  # JSON is YAML
+    if not has_kvm():
+        print(
+            "This CPU offers no virtualisation here: QEMU emulates one. Expect about ten minutes for the first start."
+        )
+
+
+def main() -> int:
+    """Returns the exit status: 0 when both URLs answer, else 1."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prepare-only", action="store_true", help="install and build what is missing, start no VM")
+    prepare_only = parser.parse_args().prepare_only
+    virtualbox = shutil.which("VBoxManage") or os.environ.get("VBOX_MSI_INSTALL_PATH")
+    try:
+        if not (shutil.which("vagrant") and virtualbox):
+            prepare_qemu()
+        if not prepare_only:
+            with step("vagrant up"):
+                vagrant_up()
+        if not (prepare_only or virtualbox):
+            with step("Asking both URLs"):
+                check_urls(read_settings())
+    except Stop as stop:
+        print(f"\nmake up stopped: {stop}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
