@@ -1,0 +1,144 @@
+"""The running stack, seen from both sides: inside the VM over SSH, and from the laptop.
+
+Environment variables: SSH_CONFIG, what `vagrant ssh-config` printed; SETTINGS_LOCAL, the settings of the VM.
+"""
+
+import json
+import os
+import random
+import sqlite3
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+import testinfra
+import yaml
+
+ROOT = Path(__file__).resolve().parents[3]
+SETTINGS = yaml.safe_load((ROOT / os.environ["SETTINGS_LOCAL"]).read_text())
+PORTS = {name: service["host_port"] for name, service in SETTINGS["services"].items()}
+GUEST_PORTS = {"backend": 8080, "frontend": 8000}
+SERVICES = sorted(GUEST_PORTS)
+COMPANY_CERTIFICATES = ROOT / ".cache/company.crt"  # where `make up` found some
+DATABASE = ROOT / SETTINGS["data_dir"] / "users.db"
+
+
+@pytest.fixture(scope="module")
+def vm() -> Any:
+    """The VM over SSH, as root."""
+    return testinfra.get_host("ssh://default", ssh_config=os.environ["SSH_CONFIG"], sudo=True)
+
+
+def laptop(service: str, path: str, data: dict[str, str] | str | None = None) -> tuple[int, str]:
+    """Ask a service from the laptop's side. Returns status and text, of errors too."""
+    body = urllib.parse.urlencode(data) if isinstance(data, dict) else data
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        request = urllib.request.Request(f"http://127.0.0.1:{PORTS[service]}{path}", body and body.encode())
+        with opener.open(request, timeout=30) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+# --- Inside the VM -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_unit_runs_and_starts_at_boot(vm: Any, service: str) -> None:
+    unit = vm.service(f"users-{service}")
+    assert unit.is_running
+    assert unit.is_enabled
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_container_has_no_rights_that_it_does_not_need(vm: Any, service: str) -> None:
+    container = json.loads(vm.check_output(f"docker inspect users-{service}"))[0]
+    assert container["State"]["Running"]
+    assert container["Config"]["User"] == "1000:1000"
+    host = container["HostConfig"]
+    assert host["ReadonlyRootfs"]
+    assert host["CapDrop"] == ["ALL"]
+    assert "no-new-privileges" in host["SecurityOpt"]
+    assert host["Memory"] == 256 * 1024 * 1024
+    assert host["PidsLimit"] == 256
+    assert host["RestartPolicy"]["Name"] in ("", "no")  # systemd restarts it, and nobody else
+    assert not host["Binds"]
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_no_layer_of_the_image_holds_the_secrets_of_its_build(vm: Any, service: str) -> None:
+    image = vm.check_output(f"docker inspect --format '{{{{.Config.Image}}}}' users-{service}")
+    needles = ["etc/pip.conf"]
+    if COMPANY_CERTIFICATES.exists():
+        needles.append(COMPANY_CERTIFICATES.read_text().splitlines()[5])
+    patterns = " ".join(f"-e '{needle}'" for needle in needles)
+    assert vm.run(f"docker save {image} | grep --text --count --fixed-strings {patterns}").stdout.strip() == "0"
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_port_listens_in_the_vm(vm: Any, service: str) -> None:
+    assert vm.socket(f"tcp://0.0.0.0:{GUEST_PORTS[service]}").is_listening
+
+
+@pytest.mark.parametrize("folder", ["/vagrant", "/data"])
+def test_the_folders_are_shared(vm: Any, folder: str) -> None:
+    assert vm.mount_point(folder).exists
+    assert vm.mount_point(folder).filesystem in ("virtiofs", "vboxsf")
+
+
+def test_the_data_belongs_to_the_user_of_the_containers(vm: Any) -> None:
+    assert vm.file("/data/users.db").uid == 1000
+
+
+def test_nothing_failed(vm: Any) -> None:
+    assert vm.check_output("systemctl --failed --quiet --plain --no-legend") == ""
+
+
+# --- From the laptop -----------------------------------------------------------------
+
+
+def test_a_user_of_the_form_is_in_the_api_and_in_the_file_on_the_laptop() -> None:
+    user_id, name = random.randrange(2, 2**53), "Çelma 漢字 🙂"
+    status, page = laptop("frontend", "/", {"id": str(user_id), "name": name})
+    assert status == 200  # after the redirect
+    assert f"<bdi>{name}</bdi>, was created" in page
+
+    status, user = laptop("backend", f"/users/{user_id}")
+    assert (status, json.loads(user)) == (200, {"id": user_id, "name": name})
+    with sqlite3.connect(f"file:{DATABASE}?mode=ro", uri=True) as database:
+        assert database.execute("SELECT name FROM users WHERE id = ?", [user_id]).fetchone() == (name,)
+
+
+def test_a_duplicate_is_refused_on_both_urls() -> None:
+    user_id = random.randrange(2, 2**53)
+    assert laptop("backend", "/users", json.dumps({"id": user_id, "name": "Ana"}))[0] == 201
+    assert laptop("backend", "/users", json.dumps({"id": user_id, "name": "Bia"}))[0] == 409
+    status, page = laptop("frontend", "/", {"id": str(user_id), "name": "Bia"})
+    assert status == 409
+    assert 'value="Bia"' in page
+
+
+def test_both_report_their_health() -> None:
+    assert laptop("backend", "/healthz") == (200, "ok")
+    assert laptop("backend", "/readyz")[0] == 200
+    assert laptop("frontend", "/healthz") == (200, '{"frontend_status":"ok","backend_status":"ok"}')
+
+
+def test_a_stopped_backend_is_a_page_and_comes_back(vm: Any) -> None:
+    vm.check_output("systemctl stop users-backend")
+    try:
+        status, page = laptop("frontend", "/", {"id": "7", "name": "Ana Só"})
+        assert status in (502, 503, 504)
+        assert 'value="Ana Só"' in page
+        assert "Traceback" not in page
+    finally:
+        vm.check_output("systemctl start users-backend")
+    for _ in range(60):
+        if laptop("frontend", "/healthz")[1].count('"ok"') == 2:
+            return
+        vm.run("sleep 1")
+    pytest.fail("the backend did not come back within a minute")

@@ -1,0 +1,137 @@
+"""Every template of the roles, rendered by the real Ansible and read as the program that gets it reads it."""
+
+import configparser
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+ANSIBLE = Path(sys.executable).parent / "ansible"
+
+
+@pytest.fixture
+def render(tmp_path: Path) -> Any:
+    """Renders a template of a role with its defaults and these variables, in the playbook's way."""
+
+    def run(role: str, template: str, **variables: object) -> str:
+        output = tmp_path / template
+        defaults = [f"@{ROOT}/roles/{role}/{part}/main.yml" for part in ("defaults", "vars")]
+        extra = [argument for file in defaults if Path(file[1:]).exists() for argument in ("--extra-vars", file)]
+        subprocess.run(
+            [ANSIBLE, "localhost", "--connection", "local", *extra, "--extra-vars", json.dumps(variables)]
+            + ["--module-name", "template", "--args", f"src={ROOT}/roles/{role}/templates/{template} dest={output}"],
+            check=True,
+            capture_output=True,
+            cwd=tmp_path,
+        )
+        return output.read_text()
+
+    return run
+
+
+def test_dockerd_rotates_its_logs(render: Any) -> None:
+    assert json.loads(render("docker", "daemon.json.j2")) == {
+        "log-driver": "local",
+        "log-opts": {"max-size": "10m", "max-file": "3"},
+    }
+
+
+def test_dockerd_asks_the_mirror_when_there_is_one(render: Any) -> None:
+    daemon = json.loads(render("docker", "daemon.json.j2", docker_registry_mirror="https://mirror.example"))
+    assert daemon["registry-mirrors"] == ["https://mirror.example"]
+
+
+def test_dockerd_gets_the_proxy_and_a_percent_sign_survives_systemd(render: Any) -> None:
+    unit = render("docker", "proxy.conf.j2", docker_http_proxy="http://a%40b:p@proxy.example:3128")
+    assert unit.splitlines()[1:] == ["[Service]", 'Environment="HTTP_PROXY=http://a%%40b:p@proxy.example:3128"']
+
+
+def test_without_a_proxy_dockerd_gets_none(render: Any) -> None:
+    assert "Environment" not in render("docker", "proxy.conf.j2")
+
+
+def test_pip_asks_the_package_index_that_is_set(render: Any) -> None:
+    config = configparser.ConfigParser()
+    config.read_string(render("service", "pip.conf.j2", service_pip_index_url="https://index.example/simple"))
+    assert dict(config["global"]) == {"index-url": "https://index.example/simple"}
+
+
+def test_without_an_index_pip_gets_no_option(render: Any) -> None:
+    config = configparser.ConfigParser()
+    config.read_string(render("service", "pip.conf.j2"))
+    assert dict(config["global"]) == {}
+
+
+def service(**settings: object) -> dict[str, object]:
+    """The variables that the role has set when it renders the unit."""
+    return {
+        "service": {"name": "backend", "settings": {"source": "apps/backend", "port": 8080, **settings}},
+        "service_unit": "users-backend",
+        "service_image": "users-backend:0123456789ab",
+        "service_digest": "digest",
+    }
+
+
+def docker_run(unit: str) -> list[str]:
+    """The words of the unit's docker run."""
+    match = re.search(r"^ExecStart=((?:.*\\\n)*.*)$", unit, re.MULTILINE)
+    assert match
+    return shlex.split(match[1].replace("\\\n", ""))
+
+
+def test_the_unit_runs_the_container_with_nothing_that_it_does_not_need(render: Any) -> None:
+    command = docker_run(render("service", "container.service.j2", **service()))
+    options = " ".join(command)
+    for option in (
+        "--rm",
+        "--read-only",
+        "--cap-drop ALL",
+        "--security-opt no-new-privileges",
+        "--user 1000:1000",
+        "--memory 256m",
+        "--pids-limit 256",
+        "--publish 8080:8080",
+        "--network-alias backend",
+    ):
+        assert option in options
+    assert command[-1] == "users-backend:0123456789ab"
+    assert "--restart" not in command  # systemd does it
+    assert "--mount" not in command
+
+
+def test_a_shared_folder_is_mounted_and_never_replaced_by_an_empty_one(render: Any) -> None:
+    volume = {"source": "/data", "target": "/data", "shared": True}
+    unit = render("service", "container.service.j2", **service(volumes=[volume]))
+    assert "RequiresMountsFor=/data" in unit
+    assert "AssertPathIsMountPoint=/data" in unit
+    command = docker_run(unit)
+    assert command[command.index("--mount") + 1] == "type=bind,source=/data,target=/data"
+    assert "-v" not in command
+    assert "--volume" not in command
+
+
+def test_a_folder_of_the_vm_alone_needs_no_share(render: Any) -> None:
+    unit = render("service", "container.service.j2", **service(volumes=[{"source": "/srv/x", "target": "/x"}]))
+    assert "AssertPathIsMountPoint" not in unit
+
+
+def test_the_environment_reaches_the_container_as_it_is(render: Any) -> None:
+    text = render("service", "container.env.j2", **service(environment={"A": "x y=%z $HOME", "N": 1}))
+    assert [line for line in text.splitlines() if not line.startswith("#")] == ["PORT=8080", "A=x y=%z $HOME", "N=1"]
+
+
+@pytest.mark.parametrize("role", ["docker", "service"])
+def test_each_default_is_described_and_the_same_in_the_description(role: str) -> None:
+    defaults = yaml.safe_load((ROOT / f"roles/{role}/defaults/main.yml").read_text())
+    specs = yaml.safe_load((ROOT / f"roles/{role}/meta/argument_specs.yml").read_text())
+    options = specs["argument_specs"]["main"]["options"]
+    described = {name: option.get("default", {}) for name, option in options.items()}
+    assert described == defaults
+    assert all(option["description"] for option in options.values())

@@ -1,0 +1,97 @@
+"""settings.yml and what may be laid over it: read by the Ruby that the Vagrantfile uses."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = "begin; puts Settings.load.to_json; rescue Settings::Error => e; abort e.message; end"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of what reading the settings needs, with nothing laid over settings.yml yet."""
+    shutil.copytree(ROOT / "vagrant", tmp_path / "vagrant")
+    shutil.copy(ROOT / "settings.yml", tmp_path)
+    (tmp_path / ".cache").mkdir()
+    return tmp_path
+
+
+def read(project: Path, local: str = "") -> subprocess.CompletedProcess[str]:
+    """Read the settings with this settings.local.yml."""
+    (project / "settings.local.yml").write_text(local, encoding="utf-8")
+    command = ["ruby", "-W", "-rjson", "-r./vagrant/settings", "-e", SCRIPT]
+    return subprocess.run(command, check=False, cwd=project, text=True, capture_output=True)
+
+
+def settings(project: Path, local: str = "") -> Any:
+    """The settings, which must be good ones."""
+    result = read(project, local)
+    assert result.stderr == ""
+    return json.loads(result.stdout)
+
+
+def test_the_settings_as_they_stand_are_good(project: Path) -> None:
+    assert settings(project)["services"]["frontend"]["host_port"] == 8000
+
+
+def test_one_key_changes_and_its_neighbours_stay(project: Path) -> None:
+    frontend = settings(project, "services: {frontend: {host_port: 8001}}")["services"]["frontend"]
+    assert (frontend["host_port"], frontend["port"], frontend["source"]) == (8001, 8000, "apps/frontend")
+
+
+def test_a_third_service_is_a_few_lines(project: Path) -> None:
+    local = "services: {hello: {source: apps/hello, port: 9000, host_port: 9000, health_path: /}}"
+    assert list(settings(project, local)["services"]) == ["backend", "frontend", "hello"]
+
+
+def test_the_person_has_the_last_word_over_make_up(project: Path) -> None:
+    (project / ".cache/machine.yml").write_text('{"libvirt": {"driver": "qemu", "box": "found"}}')
+    libvirt = settings(project, "libvirt: {box: mine}")["libvirt"]
+    assert (libvirt["driver"], libvirt["box"]) == ("qemu", "mine")
+
+
+@pytest.mark.parametrize(
+    ("local", "sentence"),
+    [
+        ("vm: {memroy: 4096}", "unknown key, vm.memroy. Did you mean memory?"),
+        ("zzz: 1", "unknown key, zzz. The known ones are in settings.yml."),
+        ("services: {frontend: {hostport: 1}}", "unknown key, services.frontend.hostport. Did you mean host_port?"),
+        ("vm: {memory: 2 GB}", 'vm.memory is "2 GB"; it must be a number of MiB, at least 1024.'),
+        ("vm: {memory: 512}", "vm.memory is 512; it must be a number of MiB"),
+        ("vm: {cpus: 0}", "vm.cpus is 0; it must be a number from 1 to 64."),
+        ("vm: 4", "The setting vm is 4; it must be a group of `key: value` lines"),
+        ("vm:", "The setting vm is empty; it must be a group of `key: value` lines"),
+        ("vm: {box: ''}", 'vm.box is ""; it must be a text that is not empty.'),
+        ("vm: {box_checksum: abc}", 'vm.box_checksum is "abc"; it must be empty, or the 64 digits'),
+        ("libvirt: {driver: xen}", 'libvirt.driver is "xen"; it must be kvm or qemu.'),
+        ("host_ip: everywhere", 'host_ip is "everywhere"; it must be an IPv4 address'),
+        ("user_id: 0", "user_id is 0; it must be a user id from 1 to 60000 (never 0, root)."),
+        ("services: {frontend: {host_port: 80000}}", "host_port is 80000; it must be a port number from 1 to 65535."),
+        ("services: {frontend: {host_port: '8001'}}", 'host_port is "8001"; it must be a port number'),
+        ("services: {frontend: {host_port: 8080}}", "Two services have host_port 8080; give each a port of its own."),
+        ("services: {frontend: {health_path: healthz}}", "it must be a path that starts with /."),
+        ("services: {frontend: {environment: {A: [1]}}}", "environment.A is [1]; it must be one line of text"),
+        ('services: {frontend: {environment: {A: "1\\n2"}}}', "it must be one line of text, or a number."),
+        ("services: {frontend: {volumes: [data]}}", "it must be a list of entries with source, target"),
+        ("services: {hello: {source: apps/hello}}", "services.hello has no port."),
+        (
+            "services: {Olá: {source: a, port: 1, host_port: 1, health_path: /}}",
+            'The service name "Olá" must be lower-case letters, digits and hyphens.',
+        ),
+        ("network: {http_proxy: 'proxy:3128'}", "it must be empty, or an address such as http://host:port."),
+        ("network: {ca_certificate: ../ca.crt}", "it must be empty, or a path inside the project's folder"),
+        ("network: {ca_certificate: ca.crt}", 'network.ca_certificate in the settings names "ca.crt", and there is no'),
+        ("vm: [", "settings.local.yml is not valid YAML at line"),
+        ("- a", "settings.local.yml must hold `key: value` lines"),
+    ],
+)
+def test_a_bad_setting_is_named_with_its_value_and_what_is_allowed(project: Path, local: str, sentence: str) -> None:
+    result = read(project, local)
+    assert result.returncode == 1
+    assert sentence in result.stderr
+    assert len(result.stderr.splitlines()) == 1

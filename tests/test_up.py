@@ -1,0 +1,115 @@
+"""`make up` where it cannot go on: one sentence each, and what to do next."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+import up
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_another_system_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    with pytest.raises(
+        up.Stop, match=r"(?s)this system \(Darwin\).*brew install --cask virtualbox vagrant.*make local"
+    ):
+        up.check_machine()
+
+
+def test_linux_without_apt_is_told_what_to_install(tmp_path: Path) -> None:
+    """The real program, on a PATH that holds Python alone."""
+    (tmp_path / "python3").symlink_to(sys.executable)
+    command = ["python3", str(ROOT / "tools/up.py")]
+    result = subprocess.run(
+        command, check=False, executable=sys.executable, env={"PATH": str(tmp_path)}, text=True, capture_output=True
+    )
+    assert result.returncode == 1
+    assert "make up stopped: Vagrant and VirtualBox are not both installed" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_another_processor_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    with pytest.raises(up.Stop, match=r"for x86_64; this machine is aarch64.*make local"):
+        up.check_machine()
+
+
+def test_no_sudo_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    which = shutil.which
+    monkeypatch.setattr(up, "SUDO", ["sudo"])
+    monkeypatch.setattr(shutil, "which", lambda tool: None if tool == "sudo" else which(tool))
+    with pytest.raises(up.Stop, match="there is no sudo here. Run `make up` as root"):
+        up.check_machine()
+
+
+def test_a_small_disk_is_told_how_much_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(up, "CACHE", tmp_path)  # nothing was built before
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(20e9, 18e9, 2e9))
+    with pytest.raises(up.Stop, match=r"has 2.0 GB free; the VM needs 10 GB. Make room first"):
+        up.check_machine()
+
+
+def test_little_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 250_000}.__getitem__)
+    with pytest.raises(up.Stop, match=r"has 1.0 GB of memory; the VM needs 3 GB.*make local"):
+        up.check_machine()
+
+
+def test_unreachable_package_mirrors_are_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The real apt-get, with a proxy that nobody runs (port 9 is reserved for discarding, RFC 863)."""
+    monkeypatch.setattr(up, "PACKAGES", ["no-such-package-of-ours"])
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setattr(up, "APT_OPTIONS", [*up.APT_OPTIONS, "-o", "Acquire::Retries=0", "-o", "Debug::NoLocking=1"])
+    with pytest.raises(
+        up.Stop, match=r"(?s)package mirrors could not be used. Check the network; behind a company proxy"
+    ):
+        up.install()
+
+
+def test_a_failed_build_shows_its_last_lines_and_leaves_no_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "box").mkdir()
+    (tmp_path / "box/build-box").write_text("#!/bin/sh\necho the mirror is on fire\nexit 1\n")
+    (tmp_path / "box/build-box").chmod(0o755)
+    monkeypatch.setattr(up, "ROOT", tmp_path)
+    monkeypatch.setattr(up, "CACHE", tmp_path / ".cache")
+    with pytest.raises(up.Stop, match=r"(?s)box/build-box failed.*the mirror is on fire"):
+        up.build("build-box", "debian", ".box")
+    assert not list((tmp_path / ".cache").iterdir())
+
+
+def test_a_box_is_built_once_and_again_when_its_recipe_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    recipe = tmp_path / "box/build-box"
+    recipe.parent.mkdir()
+    recipe.write_text('#!/bin/sh\necho "$2" > "$1"\n')
+    recipe.chmod(0o755)
+    monkeypatch.setattr(up, "ROOT", tmp_path)
+    monkeypatch.setattr(up, "CACHE", tmp_path / ".cache")
+
+    first = tmp_path / up.build("build-box", "debian", ".box", "argument")
+    assert first.read_text() == "argument\n"
+    first.write_text("kept")
+    assert tmp_path / up.build("build-box", "debian", ".box", "argument") == first
+    assert first.read_text() == "kept"
+
+    recipe.write_text('#!/bin/sh\necho new > "$1"\n')
+    second = tmp_path / up.build("build-box", "debian", ".box", "argument")
+    assert list((tmp_path / ".cache").iterdir()) == [second]  # the old one is gone
+
+
+def test_an_unknown_option_is_refused() -> None:
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "tools/up.py"), "--fast"], check=False, text=True, capture_output=True
+    )
+    assert result.returncode == 2
+    assert "unrecognized arguments: --fast" in result.stderr

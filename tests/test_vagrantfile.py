@@ -1,0 +1,155 @@
+"""The Vagrantfile with VirtualBox, as far as that goes without one: VBoxManage is a stand-in that records its calls."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Plays VirtualBox 7 for `vagrant up` until the machine should boot, which it refuses.
+STAND_IN = f"""#!{sys.executable}
+import json, pathlib, sys
+
+folder = pathlib.Path(__file__).parent
+call = sys.argv[1:]
+with open(folder / "calls", "a") as calls:
+    calls.write(json.dumps(call) + "\\n")
+match call[0]:
+    case "--version":
+        print("7.0.20r163906")
+    case "import":
+        if "-n" in call:
+            print('Suggested VM name "box"')
+        else:
+            (folder / "name").write_text(call[call.index("--vmname") + 1])
+    case "list" if call[1] == "vms" and (folder / "name").exists():
+        print('"' + (folder / "name").read_text() + '" {{11111111-2222-3333-4444-555555555555}}')
+    case "list" if call[1] == "systemproperties":
+        print("Default machine folder: " + str(folder))
+    case "showvminfo":
+        print('name="box"\\nCfgFile="' + str(folder) + '/box.vbox"\\nVMState="poweroff"\\nnic1="nat"')
+    case "guestproperty":
+        print("Value: 7.0.20")
+    case "startvm":
+        sys.exit("The stand-in for VirtualBox boots no machine.")
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the project with the settings' defaults, and the stand-in on its PATH."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    shutil.copytree(ROOT / "vagrant", folder / "vagrant")
+    for name in ("Vagrantfile", "settings.yml"):
+        shutil.copy(ROOT / name, folder)
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "VBoxManage").write_text(STAND_IN)
+    (tools / "VBoxManage").chmod(0o755)
+    return folder
+
+
+def vagrant(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Vagrant with the stand-in and a home of its own."""
+    environment = {
+        "PATH": f"{project.parent}/bin:{os.environ['PATH']}",
+        "HOME": str(project.parent),
+        "VAGRANT_HOME": str(project.parent / "home"),
+        "VAGRANT_CHECKPOINT_DISABLE": "1",
+    }
+    command = ["vagrant", "--no-tty", *arguments]
+    return subprocess.run(
+        command, check=False, cwd=project, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+@pytest.fixture
+def box(project: Path) -> str:
+    """A box file that holds no more than a name; returned as settings."""
+    source = project.parent / "box"
+    source.mkdir()
+    (source / "metadata.json").write_text('{"provider": "virtualbox"}')
+    (source / "box.ovf").write_text("<Envelope><MacAddress>080027000001</MacAddress></Envelope>")
+    (source / "Vagrantfile").write_text('Vagrant.configure("2") { |config| config.vm.base_mac = "080027000001" }')
+    with tarfile.open(project / "box.tar", "w") as tar:
+        for file in source.iterdir():
+            tar.add(file, file.name)
+    return "vm: {box: stand-in, box_url: box.tar}\n"
+
+
+@pytest.fixture
+def free_ports() -> Iterator[tuple[int, int]]:
+    """Two ports of this machine that are free."""
+    with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
+        ports = first.getsockname()[1], second.getsockname()[1]
+    yield ports
+
+
+def port_settings(backend: int, frontend: int) -> str:
+    return f"services: {{backend: {{host_port: {backend}}}, frontend: {{host_port: {frontend}}}}}\n"
+
+
+def test_the_vagrantfile_is_valid_for_virtualbox(project: Path) -> None:
+    result = vagrant(project, "validate")
+    assert "validated successfully" in result.stdout
+    assert result.returncode == 0
+
+
+def test_up_asks_virtualbox_for_what_the_settings_say(project: Path, box: str, free_ports: tuple[int, int]) -> None:
+    (project / "settings.local.yml").write_text(box + port_settings(*free_ports))
+    result = vagrant(project, "up", "--provider", "virtualbox")
+    assert "The stand-in for VirtualBox boots no machine." in result.stdout
+    calls = [json.loads(line) for line in (project.parent / "bin/calls").read_text().splitlines()]
+
+    def arguments(command: str, option: str) -> list[str]:
+        """What follows each `option` in the calls of `command`."""
+        return [b for call in calls if call[0] == command for a, b in pairwise(call) if a == option]
+
+    assert arguments("modifyvm", "--memory") == ["2048"]
+    assert arguments("modifyvm", "--cpus") == ["2"]
+    backend, frontend = free_ports
+    forwards = {rule for rule in arguments("modifyvm", "--natpf1") if not rule.startswith("ssh")}
+    assert forwards == {f"backend,tcp,127.0.0.1,{backend},,8080", f"frontend,tcp,127.0.0.1,{frontend},,8000"}
+    assert set(arguments("sharedfolder", "--hostpath")) == {str(project), str(project / "data")}
+
+
+def test_a_busy_port_is_named_with_its_program_and_the_setting_before_anything_boots(project: Path, box: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy, socket.create_server(("127.0.0.1", 0)) as other:
+        port = busy.getsockname()[1]
+        free = other.getsockname()[1]
+        other.close()
+        (project / "settings.local.yml").write_text(box + port_settings(free, port))
+        result = vagrant(project, "up", "--provider", "virtualbox")
+    assert result.returncode != 0
+    message = " ".join(result.stdout.split())
+    assert f"Port {port} of this computer is already in use by" in message
+    assert f"(process {os.getpid()})" in message
+    assert "services.frontend.host_port" in message
+    assert '"startvm"' not in (project.parent / "bin/calls").read_text()
+
+
+def test_a_bad_setting_is_one_readable_message(project: Path) -> None:
+    (project / "settings.local.yml").write_text("vm: {memory: lots}")
+    result = vagrant(project, "status")
+    assert result.returncode != 0
+    assert 'The setting vm.memory is "lots"; it must be a number of MiB, at least 1024.' in result.stdout
+    assert "settings.rb" not in result.stdout  # no backtrace
+
+
+def test_an_older_vagrant_is_told_so_plainly(project: Path) -> None:
+    text = (project / "Vagrantfile").read_text()
+    assert ">= 2.3.4" in text
+    (project / "Vagrantfile").write_text(text.replace(">= 2.3.4", ">= 99"))  # then this Vagrant is an older one
+    result = vagrant(project, "status")
+    assert result.returncode != 0
+    assert ">= 99" in result.stdout
