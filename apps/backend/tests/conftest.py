@@ -16,6 +16,9 @@ import users_backend
 
 SOURCE = Path(users_backend.__file__).parents[1]
 
+# As in its container, the server may not write where permissions forbid it; root could.
+UNPRIVILEGED = ["setpriv", "--bounding-set=-dac_override"] if os.getuid() == 0 else []
+
 
 class Server:
     """A backend process; `http` talks to it."""
@@ -27,7 +30,7 @@ class Server:
         self.log = log
         with log.open("a") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-W", "error", "-m", "users_backend"],
+                [*UNPRIVILEGED, sys.executable, "-W", "error", "-m", "users_backend"],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={
