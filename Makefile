@@ -1,6 +1,5 @@
 # `make` alone lists the targets. Those that need a VM are plain Vagrant calls.
 .DEFAULT_GOAL := help
-PYTHON := .venv/bin/python
 LOCKS := apps/backend/requirements.txt apps/frontend/requirements.txt
 
 .PHONY: help
@@ -33,28 +32,29 @@ logs: ## follow the logs of both services (Ctrl-C ends it)
 
 .PHONY: local
 local: .venv/apps ## run both apps on this machine, until Ctrl-C
-	@$(PYTHON) tools/local.py
+	@.venv/bin/python tools/local.py
 
 # --- Work on the project -------------------------------------------------------------
 
 .PHONY: check test lock clean
+check test lock: export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
 check: .venv/dev ## every check and test that needs no VM
 	tests/install-tools
-	.venv/bin/ruff check
-	.venv/bin/ruff format --check
-	.venv/bin/mypy
-	.venv/bin/ansible-lint --offline --quiet
-	$(PYTHON) -m pytest
+	ruff check
+	ruff format --check
+	mypy
+	ansible-lint --offline --quiet
+	pytest
 
 test: check ## everything: `check`, `vagrant up` with Ansible in the VM, and Molecule
-	$(PYTHON) -m pytest tests/vm
-	.venv/bin/molecule test
+	pytest --capture no tests/vm
 
 lock: .venv/dev ## renew the locked requirements
 	for app in backend frontend; do \
-	    .venv/bin/uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	        apps/$$app/pyproject.toml --output-file apps/$$app/requirements.txt; done
-	.venv/bin/uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	    uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	        apps/$$app/pyproject.toml --output-file apps/$$app/requirements.txt || exit; done
+	uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	    requirements-dev.in $(LOCKS:%=--constraints %) --output-file requirements-dev.txt
 
 clean: ## delete what can be made again: .venv and .cache (not your data, not the VM)

@@ -25,6 +25,8 @@ SERVICES = sorted(GUEST_PORTS)
 COMPANY_CERTIFICATES = ROOT / ".cache/company.crt"  # where `make up` found some
 DATABASE = ROOT / SETTINGS["data_dir"] / "users.db"
 
+pytestmark = pytest.mark.timeout(600)  # seconds; software emulation is slow
+
 
 @pytest.fixture(scope="module")
 def vm() -> Any:
