@@ -250,7 +250,11 @@ def prepare_qemu() -> None:
             "box": f"users/{Path(box).stem}",
             "box_url": box,
         },
-        "image": {"base": "users-base:debian-13", "base_archive": base},
+        "image": {
+            # A name of its own for each archive: one that Docker has is not imported again.
+            "base": f"users-base:{Path(base).name.removeprefix('python-base-').removesuffix('.tar.gz')}",
+            "base_archive": base,
+        },
         "network": company_network(),
     }
     note = "# What `make up` found out about this machine. settings.local.yml has the last word.\n"
