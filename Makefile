@@ -44,7 +44,7 @@ check: .venv/dev ## every check and test that needs no VM
 	ruff check
 	ruff format --check
 	mypy
-	ansible-lint --offline --quiet
+	ansible-lint --offline -q --profile production
 	pytest
 
 test: check ## everything: `check`, `vagrant up` with Ansible in the VM, and Molecule
