@@ -36,7 +36,7 @@ local: .venv/apps ## run both apps on this machine, until Ctrl-C
 
 # --- Work on the project -------------------------------------------------------------
 
-.PHONY: check test lock clean
+.PHONY: check test lock
 check test lock: export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 check: .venv/dev ## every check and test that needs no VM
@@ -56,9 +56,6 @@ lock: .venv/dev ## renew the locked requirements
 	        apps/$$app/pyproject.toml --output-file apps/$$app/requirements.txt || exit; done
 	uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	    requirements-dev.in $(LOCKS:%=--constraints %) --output-file requirements-dev.txt
-
-clean: ## delete what can be made again: .venv and .cache (not your data, not the VM)
-	rm -rf .venv .cache
 
 # --- The Python environment ----------------------------------------------------------
 

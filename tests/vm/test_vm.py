@@ -94,3 +94,13 @@ def test_molecule_test() -> None:
     run("molecule", "test")
     with sqlite3.connect(f"file:{DATABASE}?mode=ro", uri=True) as database:
         assert database.execute("SELECT name FROM users WHERE id = 1").fetchone() == ("Ana",)
+
+
+def test_vagrant_up_without_virtualbox_and_without_a_box_points_to_make_up(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "vagrant", tmp_path / "vagrant")
+    for name in ("Vagrantfile", "settings.yml"):
+        shutil.copy(ROOT / name, tmp_path)
+    command = ["vagrant", "up", "--provider", "libvirt"]
+    result = subprocess.run(command, check=False, cwd=tmp_path, text=True, capture_output=True)
+    assert result.returncode != 0
+    assert "Run `make up`, which builds one." in result.stdout + result.stderr
