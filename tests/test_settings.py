@@ -70,7 +70,7 @@ def test_the_person_has_the_last_word_over_make_up(project: Path) -> None:
         ("vm: {box_checksum: abc}", 'vm.box_checksum is "abc"; it must be empty, or the 64 digits'),
         ("libvirt: {driver: xen}", 'libvirt.driver is "xen"; it must be kvm or qemu.'),
         ("host_ip: everywhere", 'host_ip is "everywhere"; it must be an IPv4 address'),
-        ("user_id: 0", "user_id is 0; it must be a user id from 1 to 60000 (never 0, root)."),
+        ("user_id: 0", "user_id is 0; it must be a user id above 0 (0 is root)."),
         ("services: {frontend: {host_port: 80000}}", "host_port is 80000; it must be a port number from 1 to 65535."),
         ("services: {frontend: {host_port: '8001'}}", 'host_port is "8001"; it must be a port number'),
         ("services: {frontend: {host_port: 8080}}", "Two services have host_port 8080; give each a port of its own."),

@@ -244,7 +244,7 @@ def prepare_qemu() -> None:
     emulated = () if has_kvm() else ("mitigations=off", "tsc=reliable")
     box = build("build-box", "debian-13" if has_kvm() else "debian-13-emulated", ".box", *emulated)
     base = build("build-base-image", "python-base", ".tar.gz")
-    found = {
+    found: dict[str, Any] = {
         "libvirt": {
             "driver": "kvm" if has_kvm() else "qemu",
             "box": f"users/{Path(box).stem}",
@@ -257,11 +257,13 @@ def prepare_qemu() -> None:
         },
         "network": company_network(),
     }
+    if SUDO:
+        found["user_id"] = os.getuid()  # the files in data/ shall belong to who works with them
     note = "# What `make up` found out about this machine. settings.local.yml has the last word.\n"
     (CACHE / "machine.yml").write_text(note + json.dumps(found, indent=2) + "\n")  # JSON is YAML
     if not has_kvm():
         print(
-            "This CPU offers no virtualisation here: QEMU emulates one. Expect about ten minutes for the first start."
+            "This CPU offers no virtualisation here: QEMU emulates one. Expect about a quarter of an hour for the first start."
         )
 
 

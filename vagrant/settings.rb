@@ -27,7 +27,7 @@ module Settings
     "libvirt.box" => TEXT, "libvirt.box_url" => TEXT,
     "host_ip" => [->(v) { v.to_s.match?(/\A\d{1,3}(\.\d{1,3}){3}\z/) }, "an IPv4 address, such as 127.0.0.1"],
     "data_dir" => NAME,
-    "user_id" => [->(v) { v.is_a?(Integer) && v.between?(1, 60_000) }, "a user id from 1 to 60000 (never 0, root)"],
+    "user_id" => [->(v) { v.is_a?(Integer) && v.between?(1, 2**31) }, "a user id above 0 (0 is root)"],
     "services.[].source" => NAME, "services.[].port" => PORT, "services.[].host_port" => PORT,
     "services.[].health_path" => [->(v) { v.to_s.start_with?("/") }, "a path that starts with /"],
     "services.[].environment" => MAP,
