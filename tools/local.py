@@ -80,8 +80,8 @@ def wait_until_healthy(app: str, process: subprocess.Popen[bytes], url: str) -> 
 def main() -> int:
     """Returns the exit status: 0 after Ctrl-C, else 1."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job starts with SIGINT ignored
-        signal.signal(number, signal.default_int_handler)
+    for caught in (signal.SIGINT, signal.SIGTERM):  # a shell's background job starts with SIGINT ignored
+        signal.signal(caught, signal.default_int_handler)
     processes: dict[str, subprocess.Popen[bytes]] = {}
     try:
         ports = {"backend": port("BACKEND_PORT", 8080), "frontend": port("FRONTEND_PORT", 8000)}
