@@ -21,6 +21,7 @@ WORK = ROOT / ".cache/test"
 DATABASE = WORK / "data/users.db"
 DAEMONS = [Path("/run/libvirtd.pid"), Path("/run/virtlogd.pid")]
 ENVIRONMENT = os.environ | {
+    "LIBVIRT_DEFAULT_URI": "qemu:///system",
     "SETTINGS_LOCAL": "tests/vm/settings.yml",
     "VAGRANT_DOTFILE_PATH": str(WORK / "vagrant"),
     "SSH_CONFIG": str(WORK / "ssh-config"),
@@ -48,13 +49,14 @@ def pid(file: Path) -> int | None:
 def vm_host() -> Iterator[None]:
     """A clean start, and at the end neither a VM nor a daemon that was not there before."""
     running = {file: pid(file) for file in DAEMONS}
-    if shutil.which("vagrant") and (WORK / "vagrant").exists():
+    if (WORK / "vagrant").exists():  # left by a run that was cut off
+        run("python3", "tools/up.py", "--prepare-only")
         run("vagrant", "destroy", "--force")
     shutil.rmtree(WORK, ignore_errors=True)
     yield
     run("vagrant", "destroy", "--force")
     if not running[DAEMONS[0]] and pid(DAEMONS[0]):
-        for network in subprocess.check_output(["virsh", "net-list", "--name"], text=True).split():
+        for network in subprocess.check_output(["virsh", "net-list", "--name"], text=True, env=ENVIRONMENT).split():
             run("virsh", "net-destroy", network)  # ends its dnsmasq
     for file in DAEMONS:
         process = pid(file)
