@@ -3,6 +3,7 @@
 Both VMs use one data folder, one after the other: what the first one saved must be there in the second.
 """
 
+import collections
 import os
 import shutil
 import signal
@@ -32,9 +33,18 @@ pytestmark = pytest.mark.timeout(2400)  # seconds; software emulation is slow
 
 
 def run(*command: str) -> None:
-    """Run a command; what it prints is seen at once."""
+    """Run a command; what it prints is seen at once, and its end once more if it fails."""
     print(f"\n$ {' '.join(command)}", flush=True)
-    subprocess.run(command, check=True, cwd=ROOT, env=ENVIRONMENT)
+    lines: collections.deque[str] = collections.deque(maxlen=80)
+    with subprocess.Popen(
+        command, cwd=ROOT, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        assert process.stdout
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            lines.append(line)
+    if process.returncode:
+        pytest.fail(f"{' '.join(command)} ended with {process.returncode}:\n{''.join(lines)}", pytrace=False)
 
 
 def pid(file: Path) -> int | None:
