@@ -126,10 +126,9 @@ def test_a_bad_query_answers_422_naming_the_parameter(http, check_problem, query
 @pytest.mark.parametrize(
     ("path", "allow"),
     [
-        ("/users", "GET, HEAD, POST"),
-        ("/users/1", "DELETE, GET, HEAD, PUT"),
-        ("/healthz", "GET, HEAD"),
-        ("/docs", "GET, HEAD"),
+        ("/users", "GET, HEAD, OPTIONS, POST"),
+        ("/users/1", "DELETE, GET, HEAD, OPTIONS, PUT"),
+        ("/healthz", "GET, HEAD, OPTIONS"),
     ],
 )
 def test_a_wrong_method_answers_405_with_all_that_are_allowed(http, check_problem, path, allow):
@@ -166,11 +165,37 @@ def test_writes_from_another_site_answer_403_and_reads_do_not(http, check_proble
     [
         {"sec-fetch-site": "same-origin"},
         {"sec-fetch-site": "none"},
-        {"origin": "http://users.example:8080", "host": "users.example:8080"},
+        {"origin": "http://localhost:8080", "host": "localhost:8080"},
     ],
 )
 def test_writes_from_our_own_pages_are_accepted(http, headers):
     assert http.post("/users", json=ANA, headers=headers).status_code == 201
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "LOCALHOST:8080", "127.0.0.1:8080", "192.168.56.10", "[::1]:8080", "[fe80::1]", "backend:8080"],
+)
+def test_a_host_that_leads_here_is_served(http, host):
+    assert http.get("/users", headers={"host": host}).json() == []
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example", "localhost:80:80"]
+    + ["[localhost]", "1.2.3", "", ":8080", "user@localhost", "\u0661"],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_name_that_does_not_lead_here_answers_421(http, check_problem, method, host):
+    response = http.request(method, "/users", json=ANA, headers={"host": host.encode()})
+    check_problem(response, 421, "ALLOWED_HOSTS")
+    assert http.get("/users").json() == []
+
+
+def test_names_of_the_setting_lead_here(start_server):
+    http = start_server(ALLOWED_HOSTS="users.example, Users.Intern").http
+    for host, status in (("users.example", 200), ("users.intern:8080", 200), ("localhost", 421)):
+        assert http.get("/healthz", headers={"host": host}).status_code == status
 
 
 def test_one_of_64_concurrent_writes_of_the_same_id_wins(http):
@@ -197,7 +222,8 @@ def test_64_concurrent_writes_of_different_ids_are_all_kept(http):
 def test_openapi_is_true_about_bodies_and_answers(http):
     document = http.get("/openapi.json").json()
     post = document["paths"]["/users"]["post"]
-    schema = post["requestBody"]["content"]["application/json"]["schema"]
+    reference = post["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+    schema = document["components"]["schemas"][reference.rpartition("/")[2]]
     assert schema["required"] == ["id", "name"]
     assert schema["properties"]["id"] | {"minimum": 1, "maximum": MAX_ID} == schema["properties"]["id"]
     assert schema["properties"]["name"]["maxLength"] == 200

@@ -118,7 +118,7 @@ def test_a_damaged_file_is_reported_and_untouched(start_server, check_problem, t
         file.seek(4096)  # the second page: the users themselves
         file.write(b"\xff" * 4096)
     before = path.read_bytes()
-    unusable(start_server(), check_problem, "malformed")
+    unusable(start_server(), check_problem, "is damaged.*left as it is")
     assert path.read_bytes() == before
 
 

@@ -133,3 +133,39 @@ def test_a_body_of_64_kib_is_read_and_one_byte_more_answers_413(http, check_prob
     check_problem(http.put("/users/1", content=largest + " "), 413)
     # Chunked: no Content-Length says how much will come.
     check_problem(http.post("/users", content=iter([largest.encode(), b" "])), 413)
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("limit=0", "limit"),
+        ("limit=1001", "limit"),
+        ("limit=-1", "limit"),
+        ("limit=1.0", "limit"),
+        ("limit=", "limit"),
+        ("limit", "limit"),
+        ("limit=%D9%A1", "limit"),
+        ("limit=" + "9" * 5_000, "limit"),
+        ("limit=1&limit=2", "limit"),
+        (f"after={MAX_ID + 1}", "after"),
+        ("after=-1", "after"),
+        ("after=x", "after"),
+        ("name=" + "a" * 201, "name"),
+        ("nmae=Ana", "nmae"),
+        ("Name=Ana", "Name"),
+        ("id=1", "id"),
+        ("x" * 5_000, "x" * 100),
+        ("name=%FF", "query"),
+        ("name=%ED%A0%80", "query"),
+        ("&".join(["limit=1"] * 5_000), "limit"),
+    ],
+)
+def test_a_bad_query_answers_422_naming_the_parameter(http, check_problem, query, field):
+    problem = check_problem(http.get(f"/users?{query}"), 422)
+    assert [error["field"] for error in problem["errors"]] == [field]
+
+
+def test_a_query_cannot_stand_in_for_the_path(http, check_problem):
+    http.post("/users", content=user())
+    check_problem(http.delete("/users/2?id=1"), 422, "No parameter is known here")
+    assert http.get("/users/1").status_code == 200

@@ -6,7 +6,7 @@ import sqlite3
 import threading
 
 import pytest
-from users_backend import database, store
+from users_backend import store
 from users_backend.database import DiskFull, StoreError
 from users_backend.store import Store
 from users_backend.users import User
@@ -47,16 +47,10 @@ def foreign_lock(path, *statements):
 
 
 async def held_together(path, opened, *operations):
-    """Run the operations as one batch: they queue up behind a read that waits for a lock."""
+    """Run the operations as one batch: a lock keeps them all until the last has come."""
     with foreign_lock(path, "BEGIN EXCLUSIVE"):
-        first = asyncio.create_task(opened.check())
-        await asyncio.sleep(0)
-        while opened.waiting():
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(0.05)  # the thread waits for the lock now
         tasks = [asyncio.create_task(operation) for operation in operations]
-        await asyncio.sleep(0.05)
-    await first
+        await asyncio.sleep(0.1)
     return await asyncio.gather(*tasks, return_exceptions=True)
 
 
@@ -127,7 +121,7 @@ def test_a_full_disk_fails_the_write_keeps_nothing_of_it_and_the_next_one_works(
 
 
 def test_a_failed_commit_fails_its_whole_batch_and_the_next_one_works(path, monkeypatch):
-    monkeypatch.setattr(database, "BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(store, "LOCK_SECONDS", 0.1)
 
     async def scenario():
         async with open_store(path) as opened:

@@ -3,60 +3,33 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, FastAPI, Path, Query, Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse
-from fastapi.routing import APIRoute
+from fastapi.responses import PlainTextResponse
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from users_backend import problems
 from users_backend.database import StoreError
 from users_backend.metrics import Metrics
-from users_backend.middleware import Observed, SameOriginWrites
+from users_backend.middleware import Guard, Observed
 from users_backend.problems import Problem
+from users_backend.routing import Route, Shortcut
 from users_backend.settings import Settings
 from users_backend.store import Store
-from users_backend.users import MAX_ID, MAX_NAME, NewName, PlainDigits, User, repeated_key
+from users_backend.users import MAX_ID, MAX_NAME, NewName, PlainDigits, User
 
-MAX_BODY = 64 * 1024
-
-Model = TypeVar("Model", bound=BaseModel)
 UserId = Annotated[int, Path(alias="id", ge=1, le=MAX_ID), PlainDigits]
 
-router = APIRouter()
-
-
-def _json_body(model: type[BaseModel]) -> dict[str, Any]:
-    """The OpenAPI description of a body that the handler reads by itself."""
-    content = {"application/json": {"schema": model.model_json_schema()}}
-    return {"requestBody": {"required": True, "content": content}}
+router = APIRouter(route_class=Route)
 
 
 def _header(status: int, name: str, description: str) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI description of a header of a response."""
     return {status: {"headers": {name: {"description": description, "schema": {"type": "string"}}}}}
-
-
-async def _read_body(request: Request, model: type[Model]) -> Model:
-    """Read a small JSON body by hand.
-
-    FastAPI's own reader turns NaN and lone surrogates into a 500, and refuses
-    the content type that `curl -d` sends.
-    """
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise Problem(413, "The body is larger than 64 KiB. Send one user in each request.")
-    value = model.model_validate_json(body)
-    if key := repeated_key(bytes(body)):
-        raise problems.invalid([{"loc": (key,), "msg": "Field should be there only once"}])
-    return value
 
 
 def _store(request: Request) -> Store:
@@ -97,15 +70,13 @@ async def list_users(
     "/users",
     status_code=201,
     responses=_header(201, "Location", "Address of the new user") | problems.responses(403, 409, 413, 422, 503, 507),
-    openapi_extra=_json_body(User),
 )
-async def add_user(request: Request, response: Response) -> User:
+async def add_user(request: Request, response: Response, user: User) -> User:
     """Add a user. The id is yours to choose, from 1 to 2^53-1.
 
     The body is read as JSON whatever its content type says. `Location` has the
     address of the new user.
     """
-    user = await _read_body(request, User)
     if not await _store(request).add(user):
         raise Problem(
             409,
@@ -125,42 +96,36 @@ async def get_user(request: Request, user_id: UserId) -> User:
     return user
 
 
-@router.put(
-    "/users/{id}",
-    responses=problems.responses(403, 404, 413, 422, 503, 507),
-    openapi_extra=_json_body(NewName),
-)
-async def rename_user(request: Request, user_id: UserId) -> User:
+@router.put("/users/{id}", responses=problems.responses(403, 404, 413, 422, 503, 507))
+async def rename_user(request: Request, user_id: UserId, change: NewName) -> User:
     """Give a user another name."""
-    change = await _read_body(request, NewName)
-    user = User.model_construct(id=user_id, name=change.name)
+    user = User(user_id, change.name)
     if not await _store(request).rename(user):
         raise _no_such_user(user_id)
     return user
 
 
 @router.delete("/users/{id}", status_code=204, responses=problems.responses(403, 404, 422, 503, 507))
-async def remove_user(request: Request, user_id: UserId) -> Response:
+async def remove_user(request: Request, user_id: UserId) -> None:
     """Delete a user."""
     if not await _store(request).remove(user_id):
         raise _no_such_user(user_id)
-    return Response(status_code=204)
 
 
 @router.get("/healthz", response_class=PlainTextResponse)
-async def healthz() -> str:
+async def healthz() -> Response:
     """Answer `ok` while the process serves requests; says nothing of the database."""
-    return "ok"
+    return PlainTextResponse("ok")
 
 
 @router.get("/readyz", response_class=PlainTextResponse, responses=problems.responses(503))
-async def readyz(request: Request) -> str:
+async def readyz(request: Request) -> Response:
     """Answer `ok` when the database can be used, and 503 with the reason when not."""
     try:
         await _store(request).check()
     except StoreError as error:
         raise Problem(503, str(error), headers={"Retry-After": "1"}) from error
-    return "ok"
+    return PlainTextResponse("ok")
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
@@ -168,19 +133,6 @@ async def metrics(request: Request) -> Response:
     """Counters for Prometheus."""
     registry = request.app.state.metrics.registry
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
-
-
-async def _method_not_allowed(request: Request, error: Exception) -> JSONResponse:
-    """Add to `Allow` all methods of the address: Starlette names those of one route."""
-    assert isinstance(error, HTTPException)
-    allowed = set((error.headers or {}).get("Allow", "GET").split(", "))
-    for route in router.routes:
-        if isinstance(route, APIRoute) and route.path_regex.match(request.scope["path"]):
-            allowed |= route.methods or set()
-    if "GET" in allowed:
-        allowed.add("HEAD")
-    error.headers = {"Allow": ", ".join(sorted(allowed))}
-    return await problems.handle(request, error)
 
 
 def _openapi(generate: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -216,14 +168,14 @@ def create_app(settings: Settings) -> FastAPI:
         version="1.0.0",
         redoc_url=None,
         redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # /metrics and our log have it all
         lifespan=lifespan,
     )
     app.state.metrics = metrics
     app.include_router(router)
-    for expected in problems.EXPECTED:
-        app.add_exception_handler(expected, problems.handle)
+    app.add_exception_handler(HTTPException, problems.handle)
     app.openapi = partial(_openapi, app.openapi)  # type: ignore[method-assign]
-    app.add_exception_handler(405, _method_not_allowed)
-    app.add_middleware(SameOriginWrites)
+    app.add_middleware(Shortcut, routes=router.routes)
+    app.add_middleware(Guard, allowed_hosts=settings.allowed_hosts)
     app.add_middleware(Observed, metrics=metrics)  # added last, so outermost
     return app

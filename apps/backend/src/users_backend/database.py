@@ -26,9 +26,6 @@ PRAGMAS = {
     "fullfsync": 1,  # macOS: fsync alone does not reach the disk there
 }
 
-# How long to wait for another program, such as a laptop tool, that holds the file.
-BUSY_SECONDS = 2.0
-
 
 class StoreError(Exception):
     """The data cannot be used now; the message says why and what to do."""
@@ -45,6 +42,8 @@ class Database:
         """Open the file, or create it in a folder that exists.
 
         Raise StoreError, OSError or sqlite3.Error; then the file is as it was.
+        A lock that another program holds is an error at once: the caller knows
+        whether to try again.
         """
         # A missing folder is a missing mount. Creating it would hide the
         # real data behind a fresh, empty database.
@@ -61,7 +60,7 @@ class Database:
         with contextlib.ExitStack() as stack:
             lock = stack.enter_context(open(f"{path}.lock", "a"))
             _take(lock, path)
-            self.connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+            self.connection = sqlite3.connect(path, timeout=0, isolation_level=None)
             stack.enter_context(contextlib.closing(self.connection))
             self._prepare(path)
             self._resources = stack.pop_all()
@@ -79,6 +78,9 @@ class Database:
             )
         if version == 0 and self._ask("SELECT count(*) FROM sqlite_schema"):
             raise StoreError(f"The database {path} belongs to another program. Set DATABASE_URL to another file.")
+        damage = self._ask("PRAGMA quick_check(1)")
+        if damage != "ok":
+            raise _damaged(path, damage.splitlines()[-1])
         for pragma, wanted in PRAGMAS.items():
             self.connection.execute(f"PRAGMA {pragma} = {wanted}")
             answer = self._ask(f"PRAGMA {pragma}")
@@ -111,24 +113,49 @@ def _take(lock: TextIO, path: Path) -> None:
         ) from None
 
 
+def _code(error: Exception) -> int:
+    """SQLite's primary result code, or 0 for another error. Source: https://sqlite.org/rescode.html"""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def is_locked(error: Exception) -> bool:
+    """Whether the error is a lock that another program holds, and so may soon be gone."""
+    return _code(error) == sqlite3.SQLITE_BUSY
+
+
+def leaves_file_usable(error: Exception) -> bool:
+    """Whether the error ends a transaction but says nothing against the open file."""
+    return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL)
+
+
 def explain(error: Exception, path: Path) -> StoreError:
     """The StoreError, new for each caller, that stands for this error."""
     if isinstance(error, StoreError):
         return StoreError(str(error))
-    match getattr(error, "sqlite_errorname", ""):
-        case "SQLITE_FULL":
+    match _code(error):
+        case sqlite3.SQLITE_FULL:
             return DiskFull(
                 f"The disk of the database {path} is full. Nothing was saved. Free some space and try again."
             )
-        case "SQLITE_NOTADB":
+        case sqlite3.SQLITE_NOTADB:
             return StoreError(
                 f"The file {path} is not a SQLite database. Move it away, or set DATABASE_URL to another file."
             )
-        case "SQLITE_BUSY":
+        case sqlite3.SQLITE_CORRUPT:
+            return _damaged(path, str(error))
+        case sqlite3.SQLITE_BUSY:
             return StoreError(
                 f"Another program holds the database {path}. Nothing was saved. Close that program and try again."
             )
     return StoreError(
         f"The database {path} cannot be used ({error}). Nothing was saved. "
         "Check the disk and the permissions of the file, then try again."
+    )
+
+
+def _damaged(path: Path, damage: str) -> StoreError:
+    return StoreError(
+        f"The database {path} is damaged ({damage}). It is left as it is. Stop the backend, copy the file, "
+        "then put a backup in its place or rescue what can be read: "
+        f"sqlite3 {path} .recover | sqlite3 rescued.db"
     )

@@ -13,12 +13,15 @@ DEFAULTS = {
     "DATABASE_URL": "sqlite:////data/users.db",
     "HOST": "0.0.0.0",
     "PORT": "8080",
+    "ALLOWED_HOSTS": "localhost,backend",
     "LOG_LEVEL": "info",
 }
 ALLOWED = {
     "DATABASE_URL": "sqlite:////absolute/path.db or sqlite:///relative/path.db",
     "HOST": "an IP address or host name to listen on, such as 127.0.0.1 or 0.0.0.0",
     "PORT": "a whole number from 1 to 65535",
+    "ALLOWED_HOSTS": "host names that browsers and programs may call this server by, with commas between; "
+    "IP addresses need not be listed",
     "LOG_LEVEL": "one of debug, info, warning, error",
 }
 
@@ -34,6 +37,7 @@ class Settings:
     database: Path
     host: str
     port: int
+    allowed_hosts: frozenset[str]
     log_level: str
 
 
@@ -51,6 +55,7 @@ def load(environ: Mapping[str, str]) -> Settings:
         database=read("DATABASE_URL", _sqlite_path),
         host=read("HOST", _host),
         port=read("PORT", _port),
+        allowed_hosts=read("ALLOWED_HOSTS", _host_names),
         log_level=read("LOG_LEVEL", _log_level),
     )
 
@@ -73,6 +78,13 @@ def _port(value: str) -> int:
     if not re.fullmatch(r"[0-9]{1,5}", value) or not 1 <= int(value) <= 65535:
         raise ValueError
     return int(value)
+
+
+def _host_names(value: str) -> frozenset[str]:
+    names = [name.strip().lower() for name in value.split(",")]
+    if not all(re.fullmatch(r"[0-9a-z.-]+", name) for name in names):
+        raise ValueError
+    return frozenset(names)
 
 
 def _log_level(value: str) -> str:

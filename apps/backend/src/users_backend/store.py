@@ -10,26 +10,35 @@ import logging
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from users_backend.database import Database, StoreError, explain
-from users_backend.users import User, fold
+from users_backend.database import Database, StoreError, explain, is_locked, leaves_file_usable
+from users_backend.users import MAX_ID, User, fold
 
 # Requests that may wait for the disk; the next one is told to come back later.
 QUEUE_SIZE = 1000
 
+# How long a request waits for another program that has locked the file, and how often it tries.
+LOCK_SECONDS = 1.5
+LOCK_RETRY_SECONDS = 0.02
+
+# Rows that a search looks at before it lets others in: about a millisecond.
+SLICE = 20_000
+
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Statement:
     sql: str
     parameters: tuple[Any, ...]
     writes: bool
     answer: asyncio.Future[Any]
+    deadline: float  # of time.monotonic()
 
 
 class Store:
@@ -41,40 +50,23 @@ class Store:
     def __init__(self, path: Path, on_commit: Callable[[int], None] = lambda writes: None) -> None:
         """Start the thread. `on_commit` gets the number of writes in each commit."""
         self.path = path
+        self.waiting = 0  # requests without an answer yet
         self._on_commit = on_commit
-        self._queue: queue.Queue[_Statement | None] = queue.Queue(QUEUE_SIZE)
+        self._queue: queue.SimpleQueue[_Statement | None] = queue.SimpleQueue()
         self._database: Database | None = None
         self._last_failure = ""
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
         self._thread.start()
 
-    def waiting(self) -> int:
-        """How many requests are in the queue."""
-        return self._queue.qsize()
-
     async def add(self, user: User) -> bool:
         """Save a new user. False: the id is taken, nothing has changed."""
-        return (
-            await self._write(
-                "INSERT INTO users (id, name, name_folded) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-                user.id,
-                user.name,
-                fold(user.name),
-            )
-            == 1
-        )
+        sql = "INSERT INTO users (id, name, name_folded) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+        return await self._write(sql, user.id, user.name, fold(user.name)) == 1
 
     async def rename(self, user: User) -> bool:
         """Save a new name for the user with this id. False: there is none."""
-        return (
-            await self._write(
-                "UPDATE users SET name = ?, name_folded = ? WHERE id = ?",
-                user.name,
-                fold(user.name),
-                user.id,
-            )
-            == 1
-        )
+        sql = "UPDATE users SET name = ?, name_folded = ? WHERE id = ?"
+        return await self._write(sql, user.name, fold(user.name), user.id) == 1
 
     async def remove(self, user_id: int) -> bool:
         """Delete the user with this id. False: there is none."""
@@ -82,25 +74,37 @@ class Store:
 
     async def get(self, user_id: int) -> User | None:
         """The user with this id, or None."""
-        users = await self._read("SELECT id, name FROM users WHERE id = ?", user_id)
-        return users[0] if users else None
+        rows = await self._read("SELECT id, name FROM users WHERE id = ?", user_id)
+        return User(*rows[0]) if rows else None
 
     async def find(self, *, limit: int, after: int = 0, name: str = "") -> list[User]:
-        """At most `limit` users by id, with ids above `after` and names that contain `name`."""
-        return await self._read(
-            "SELECT id, name FROM users WHERE id > ? AND instr(name_folded, ?) ORDER BY id LIMIT ?",
-            after,
-            fold(name),
-            limit,
-        )
+        """At most `limit` users by id, with ids above `after` and names that contain `name`.
+
+        Without a name, any page costs the same: the ids are the table's own order. A name
+        has no index: one that finds substrings in any script would cost every write more
+        than a search costs here. The rows are read in slices, and others are served between.
+        """
+        if not name:
+            sql = "SELECT id, name FROM users WHERE id > ? ORDER BY id LIMIT ?"
+            return [User(*row) for row in await self._read(sql, after, limit)]
+        found: list[User] = []
+        while len(found) < limit and after < MAX_ID:
+            sql = "SELECT id FROM users WHERE id > ? ORDER BY id LIMIT 1 OFFSET ?"
+            rows = await self._read(sql, after, SLICE - 1)
+            last = rows[0][0] if rows else MAX_ID
+            sql = "SELECT id, name FROM users WHERE id > ? AND id <= ? AND instr(name_folded, ?) ORDER BY id LIMIT ?"
+            rows = await self._read(sql, after, last, fold(name), limit - len(found))
+            found += [User(*row) for row in rows]
+            after = last
+        return found
 
     async def check(self) -> None:
         """Raise StoreError unless the database answers."""
-        await self._read("SELECT id, name FROM users LIMIT 1")
+        await self._read("SELECT 1 FROM users LIMIT 1")
 
     async def close(self) -> None:
         """Answer what waits, then close the file."""
-        await asyncio.to_thread(self._queue.put, None)
+        self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
 
     async def _write(self, sql: str, *parameters: Any) -> int:
@@ -108,54 +112,97 @@ class Store:
         changed: int = await self._submit(sql, parameters, writes=True)
         return changed
 
-    async def _read(self, sql: str, *parameters: Any) -> list[User]:
-        """Run a query of ids and names."""
-        rows = await self._submit(sql, parameters, writes=False)
-        return [User.model_construct(id=user_id, name=name) for user_id, name in rows]
+    async def _read(self, sql: str, *parameters: Any) -> list[Any]:
+        """Run a query; its rows."""
+        rows: list[Any] = await self._submit(sql, parameters, writes=False)
+        return rows
 
-    async def _submit(self, sql: str, parameters: tuple[Any, ...], *, writes: bool) -> Any:
+    def _submit(self, sql: str, parameters: tuple[Any, ...], *, writes: bool) -> asyncio.Future[Any]:
+        if self.waiting >= QUEUE_SIZE:
+            raise StoreError("Too many requests are waiting. Try again in a second.")
         answer = asyncio.get_running_loop().create_future()
-        try:
-            self._queue.put_nowait(_Statement(sql, parameters, writes, answer))
-        except queue.Full:
-            raise StoreError("Too many requests are waiting. Try again in a second.") from None
-        return await answer
+        self._queue.put(_Statement(sql, parameters, writes, answer, time.monotonic() + LOCK_SECONDS))
+        self.waiting += 1
+        return answer
+
+    def _resolve(self, group: Sequence[_Statement], results: Sequence[Any]) -> None:
+        self.waiting -= len(group)
+        for statement, result in zip(group, results, strict=True):
+            if statement.answer.done():  # the caller has gone away
+                continue
+            if isinstance(result, Exception):
+                statement.answer.set_exception(result)
+            else:
+                statement.answer.set_result(result)
 
     # What follows runs in the thread.
 
     def _run(self) -> None:
+        locked_out: list[_Statement] = []  # by another program; they try again
         running = True
-        while running:
-            # Only this thread takes, so at least qsize() more are there.
-            batch = [self._queue.get()]
-            batch += [self._queue.get_nowait() for _ in range(self._queue.qsize())]
-            running = None not in batch
-            statements = [statement for statement in batch if statement]
-            # Reads first, apart: they wait for no disk, and a full one does not
-            # fail them. All callers still wait, so any order is a fair one.
+        while running or locked_out:
+            batch = locked_out
+            if running:
+                taken = self._take(LOCK_RETRY_SECONDS if locked_out else None)
+                running = None not in taken
+                batch = locked_out + [statement for statement in taken if statement]
+            else:
+                time.sleep(LOCK_RETRY_SECONDS)
+            # Reads first, apart: they wait for no disk, and neither a full one nor a
+            # lock fails them. All callers still wait, so any order is a fair one.
+            locked_out = []
             for writes in (False, True):
-                group = [statement for statement in statements if statement.writes is writes]
+                group = [statement for statement in batch if statement.writes is writes]
                 if group:
-                    self._reply(group, self._transact(group))
+                    locked_out += self._answer(group)
         self._close()
+
+    def _take(self, timeout: float | None) -> list[_Statement | None]:
+        """Wait for a statement; with it, all others that are there."""
+        try:
+            first = self._queue.get(timeout=timeout)
+        except queue.Empty:
+            return []
+        # Only this thread takes, so at least qsize() more are there.
+        return [first, *(self._queue.get_nowait() for _ in range(self._queue.qsize()))]
+
+    def _answer(self, group: list[_Statement]) -> list[_Statement]:
+        """Run the statements and answer them; those that should be tried again."""
+        again: list[_Statement] = []
+        try:
+            results = self._transact(group)
+            self._last_failure = ""
+        except Exception as error:  # noqa: BLE001 - this thread must outlive any error
+            if is_locked(error):
+                now = time.monotonic()
+                again = [statement for statement in group if statement.deadline > now]
+                group = [statement for statement in group if statement.deadline <= now]
+            results = [self._failure(error) for _ in group]
+        if group:
+            # One call for the whole group: waking up the event loop is what costs.
+            group[0].answer.get_loop().call_soon_threadsafe(self._resolve, group, results)
+        return again
 
     def _transact(self, group: Sequence[_Statement]) -> list[Any]:
         """Run the statements in one transaction; a result or an exception for each."""
+        writes = group[0].writes
         try:
             if self._database is None:
                 self._database = Database(self.path)
                 logger.info("Database %s is open", self.path)
             connection = self._database.connection
-            connection.execute("BEGIN")
+            connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
             results = [_execute(connection, statement) for statement in group]
             connection.execute("COMMIT")
-        except Exception as error:  # noqa: BLE001 - this thread must outlive any error
-            # Closing undoes the transaction. The next group opens the file again,
+        except Exception as error:
+            # Closing undoes the transaction, too. The next group opens the file again,
             # and so recovers by itself when the cause is gone.
-            self._close()
-            return [self._failure(error) for _ in group]
-        self._last_failure = ""
-        if group[0].writes:
+            if self._database and leaves_file_usable(error):
+                self._database.connection.rollback()
+            else:
+                self._close()
+            raise
+        if writes:
             self._on_commit(len(group))
         return results
 
@@ -165,11 +212,6 @@ class Store:
             logger.error("%s", failure)
             self._last_failure = str(failure)
         return failure
-
-    def _reply(self, group: Sequence[_Statement], results: Sequence[Any]) -> None:
-        # One call for the whole group: waking up the event loop is what costs.
-        loop = group[0].answer.get_loop()
-        loop.call_soon_threadsafe(_resolve, group, results)
 
     def _close(self) -> None:
         if self._database:
@@ -184,13 +226,3 @@ def _execute(connection: sqlite3.Connection, statement: _Statement) -> Any:
         return cursor.rowcount if statement.writes else cursor.fetchall()
     except (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, ValueError) as error:
         return error  # a value that SQLite refuses; the other statements go on
-
-
-def _resolve(group: Sequence[_Statement], results: Sequence[Any]) -> None:
-    for statement, result in zip(group, results, strict=True):
-        if statement.answer.done():  # the caller has gone away
-            continue
-        if isinstance(result, Exception):
-            statement.answer.set_exception(result)
-        else:
-            statement.answer.set_result(result)
