@@ -1,6 +1,7 @@
 """Bodies and paths made to break the server: exact answers, and nothing is kept."""
 
 import json
+import socket
 
 import pytest
 
@@ -169,3 +170,28 @@ def test_a_query_cannot_stand_in_for_the_path(http, check_problem):
     http.post("/users", content=user())
     check_problem(http.delete("/users/2?id=1"), 422, "No parameter is known here")
     assert http.get("/users/1").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"hello\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(50),  # https:// to this port
+        b"GET /users HTTP/9.9\r\n\r\n",
+        b"GET /users HTTP/1.1\r\nhost: localhost\r\nbad header: x\r\n\r\n",
+        b"POST /users HTTP/1.1\r\nhost: localhost\r\ncontent-length: -1\r\n\r\n",
+        b"POST /users HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n",
+        b"POST /users HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\n{}",
+    ],
+)
+def test_what_is_no_http_answers_400_and_closes(http, sent):
+    with socket.create_connection((http.base_url.host, http.base_url.port), timeout=5) as connection:
+        connection.sendall(sent)
+        answer = b""
+        while part := connection.recv(4096):
+            answer += part
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b"content-type: application/problem+json" in head
+    assert b"content-length: %d" % len(body) in head
+    assert "Send HTTP/1.1" in json.loads(body)["detail"]

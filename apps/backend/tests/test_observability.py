@@ -2,12 +2,15 @@
 
 import asyncio
 import re
+from typing import Annotated
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Header, Response
+from users_backend.application import Application
+from users_backend.guard import Guard
 from users_backend.metrics import Metrics
-from users_backend.middleware import Observed
+from users_backend.routing import Route
 
 
 def test_a_sane_request_id_is_kept(http):
@@ -49,14 +52,13 @@ def test_metrics_count_requests_commits_and_bytes(http, server):
 
 
 def test_a_mistake_of_ours_answers_500_and_is_logged(caplog, check_problem):
-    app = FastAPI()
-    app.add_middleware(Observed, metrics=Metrics())
-
-    @app.get("/")
-    async def broken():
+    async def broken() -> Response:
         raise RuntimeError("secret detail")
 
     async def get():
+        fastapi = FastAPI()
+        fastapi.router.routes.append(Route("/", broken))
+        app = Application(fastapi, Guard(frozenset({"test"})), Metrics())
         transport = httpx.ASGITransport(app)  # which raises what the app lets through
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             return await client.get("/")
@@ -65,3 +67,11 @@ def test_a_mistake_of_ours_answers_500_and_is_logged(caplog, check_problem):
     check_problem(response, 500, "request_id")
     assert "secret" not in response.text
     assert "secret detail" in caplog.text
+
+
+def test_a_route_with_a_parameter_that_it_would_not_serve_is_refused():
+    async def handler(agent: Annotated[str, Header()]) -> Response:
+        return Response(agent)
+
+    with pytest.raises(TypeError, match="handler declares a parameter"):
+        Route("/", handler)

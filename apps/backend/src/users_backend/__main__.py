@@ -9,14 +9,29 @@ import sys
 from types import FrameType
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from users_backend import logs, settings
 from users_backend.api import create_app
+from users_backend.application import new_request_id
+from users_backend.problems import Problem
 
 # Less than the 10 seconds after which `docker stop` kills.
 SHUTDOWN_SECONDS = 5
 
 logger = logging.getLogger(__name__)
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's reading of HTTP, which answers with a problem even what is no HTTP."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer and close. `msg` is uvicorn's own sentence."""
+        problem = Problem(400, f"{msg} Send HTTP/1.1, to an address that starts with http:// and not https://.")
+        response = problem.response(new_request_id())
+        head = b"".join(b"%s: %s\r\n" % header for header in response.raw_headers)
+        self.transport.write(b"HTTP/1.1 400 Bad Request\r\n%sconnection: close\r\n\r\n%s" % (head, response.body))
+        self.transport.close()
 
 
 def main() -> None:
@@ -43,7 +58,7 @@ def main() -> None:
         uvicorn.Config(
             create_app(config),
             loop="uvloop",
-            http="httptools",
+            http=Protocol,
             ws="none",
             lifespan="on",
             log_config=None,

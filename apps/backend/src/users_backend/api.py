@@ -1,6 +1,7 @@
 """The HTTP API. Each handler's docstring is its reference in /docs."""
 
-from collections.abc import AsyncIterator, Callable
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Annotated, Any
@@ -13,11 +14,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
 from users_backend import problems
+from users_backend.application import Application
 from users_backend.database import StoreError
+from users_backend.guard import Guard
 from users_backend.metrics import Metrics
-from users_backend.middleware import Guard, Observed
 from users_backend.problems import Problem
-from users_backend.routing import Route, Shortcut
+from users_backend.routing import Route
 from users_backend.settings import Settings
 from users_backend.store import Store
 from users_backend.users import MAX_ID, MAX_NAME, NewName, PlainDigits, User
@@ -41,18 +43,22 @@ def _no_such_user(user_id: int) -> Problem:
     return Problem(404, f"There is no user with id {user_id}. GET /users lists those there are.")
 
 
+def _json(text: str, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(text, status, headers, media_type="application/json")
+
+
 @router.get(
     "/users",
+    response_model=list[User],
     responses=_header(200, "Link", 'Address of the next page, with rel="next", if there is one')
-    | problems.responses(422, 503),
+    | problems.responses(422, 503, 507),
 )
 async def list_users(
     request: Request,
-    response: Response,
     limit: Annotated[int, Query(ge=1, le=1000), PlainDigits] = 100,
     after: Annotated[int, Query(ge=0, le=MAX_ID), PlainDigits] = 0,
     name: Annotated[str, Query(max_length=MAX_NAME)] = "",
-) -> list[User]:
+) -> Response:
     """List users by ascending id, at most `limit` of them, with ids above `after`.
 
     With `name`, only those whose name contains it; case and accents do not count.
@@ -60,18 +66,20 @@ async def list_users(
     """
     users = await _store(request).find(limit=limit + 1, after=after, name=name.strip())
     page = users[:limit]
+    headers = {}
     if len(users) > limit:
-        query = {"limit": limit, "after": page[-1].id} | ({"name": name} if name else {})
-        response.headers["Link"] = f'</users?{urlencode(query)}>; rel="next"'
-    return page
+        query = {"limit": limit, "after": json.loads(page[-1])["id"]} | ({"name": name} if name else {})
+        headers["Link"] = f'</users?{urlencode(query)}>; rel="next"'
+    return _json(f"[{','.join(page)}]", headers=headers)
 
 
 @router.post(
     "/users",
     status_code=201,
+    response_model=User,
     responses=_header(201, "Location", "Address of the new user") | problems.responses(403, 409, 413, 422, 503, 507),
 )
-async def add_user(request: Request, response: Response, user: User) -> User:
+async def add_user(request: Request, user: User) -> Response:
     """Add a user. The id is yours to choose, from 1 to 2^53-1.
 
     The body is read as JSON whatever its content type says. `Location` has the
@@ -83,42 +91,42 @@ async def add_user(request: Request, response: Response, user: User) -> User:
             f"A user with id {user.id} already exists. "
             f"Choose another id, or change that user with PUT /users/{user.id}.",
         )
-    response.headers["Location"] = f"/users/{user.id}"
-    return user
+    return _json(user.model_dump_json(), 201, {"Location": f"/users/{user.id}"})
 
 
-@router.get("/users/{id}", responses=problems.responses(404, 422, 503))
-async def get_user(request: Request, user_id: UserId) -> User:
+@router.get("/users/{id}", response_model=User, responses=problems.responses(404, 422, 503, 507))
+async def get_user(request: Request, user_id: UserId) -> Response:
     """Get one user."""
     user = await _store(request).get(user_id)
     if user is None:
         raise _no_such_user(user_id)
-    return user
+    return _json(user)
 
 
-@router.put("/users/{id}", responses=problems.responses(403, 404, 413, 422, 503, 507))
-async def rename_user(request: Request, user_id: UserId, change: NewName) -> User:
+@router.put("/users/{id}", response_model=User, responses=problems.responses(403, 404, 413, 422, 503, 507))
+async def rename_user(request: Request, user_id: UserId, change: NewName) -> Response:
     """Give a user another name."""
-    user = User(user_id, change.name)
+    user = User.model_construct(id=user_id, name=change.name)
     if not await _store(request).rename(user):
         raise _no_such_user(user_id)
-    return user
+    return _json(user.model_dump_json())
 
 
 @router.delete("/users/{id}", status_code=204, responses=problems.responses(403, 404, 422, 503, 507))
-async def remove_user(request: Request, user_id: UserId) -> None:
+async def remove_user(request: Request, user_id: UserId) -> Response:
     """Delete a user."""
     if not await _store(request).remove(user_id):
         raise _no_such_user(user_id)
+    return Response(status_code=204)
 
 
-@router.get("/healthz", response_class=PlainTextResponse)
+@router.get("/healthz", response_class=PlainTextResponse, responses=problems.responses(422))
 async def healthz() -> Response:
     """Answer `ok` while the process serves requests; says nothing of the database."""
     return PlainTextResponse("ok")
 
 
-@router.get("/readyz", response_class=PlainTextResponse, responses=problems.responses(503))
+@router.get("/readyz", response_class=PlainTextResponse, responses=problems.responses(422, 503))
 async def readyz(request: Request) -> Response:
     """Answer `ok` when the database can be used, and 503 with the reason when not."""
     try:
@@ -128,7 +136,7 @@ async def readyz(request: Request) -> Response:
     return PlainTextResponse("ok")
 
 
-@router.get("/metrics", response_class=PlainTextResponse)
+@router.get("/metrics", response_class=PlainTextResponse, responses=problems.responses(422))
 async def metrics(request: Request) -> Response:
     """Counters for Prometheus."""
     registry = request.app.state.metrics.registry
@@ -147,7 +155,7 @@ def _openapi(generate: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return document
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings) -> Application:
     """The ASGI app; its store opens and closes with the server."""
     metrics = Metrics()
 
@@ -168,14 +176,10 @@ def create_app(settings: Settings) -> FastAPI:
         version="1.0.0",
         redoc_url=None,
         redirect_slashes=False,
-        telemetry={"tracing": False, "metrics": False, "logs": False},  # /metrics and our log have it all
         lifespan=lifespan,
     )
     app.state.metrics = metrics
-    app.include_router(router)
+    app.router.routes += router.routes
     app.add_exception_handler(HTTPException, problems.handle)
     app.openapi = partial(_openapi, app.openapi)  # type: ignore[method-assign]
-    app.add_middleware(Shortcut, routes=router.routes)
-    app.add_middleware(Guard, allowed_hosts=settings.allowed_hosts)
-    app.add_middleware(Observed, metrics=metrics)  # added last, so outermost
-    return app
+    return Application(app, Guard(settings.allowed_hosts), metrics)

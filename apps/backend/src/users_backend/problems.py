@@ -4,13 +4,11 @@ import http
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fastapi import Request
+from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import Scope
 
 from users_backend.database import DiskFull, StoreError
 
@@ -52,21 +50,16 @@ class Problem(Exception):
         self.errors = errors
         self.headers = headers
 
-    def response(self, scope: Scope) -> JSONResponse:
-        """The answer to send for the request of this scope."""
+    def response(self, request_id: str) -> Response:
+        """The answer to send for this request."""
         body = ProblemBody(
             title=http.HTTPStatus(self.status).phrase,
             status=self.status,
             detail=self.detail,
-            request_id=scope["state"]["request_id"],
+            request_id=request_id,
             errors=self.errors,
         )
-        return JSONResponse(
-            body.model_dump(exclude_none=True),
-            self.status,
-            self.headers,
-            media_type=MEDIA_TYPE,
-        )
+        return Response(body.model_dump_json(exclude_none=True), self.status, self.headers, MEDIA_TYPE)
 
 
 def invalid(errors: Iterable[Any]) -> Problem:
@@ -106,20 +99,9 @@ def explain(error: Exception) -> Problem:
     return Problem(500, "The server made a mistake. Look for this request_id in its log.")
 
 
-# The exceptions that `explain` knows; anything else is a mistake of ours and a 500.
-EXPECTED = (
-    Problem,
-    RequestValidationError,
-    ValidationError,
-    StoreError,
-    HTTPException,
-    ClientDisconnect,
-)
-
-
-async def handle(request: Request, error: Exception) -> JSONResponse:
-    """FastAPI's exception handler for everything in EXPECTED."""
-    return explain(error).response(request.scope)
+async def handle(request: Request, error: Exception) -> Response:
+    """FastAPI's exception handler."""
+    return explain(error).response(request.state.request_id)
 
 
 _WHEN = {
@@ -135,4 +117,9 @@ _WHEN = {
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI description of the problems that a call may answer."""
-    return {status: {"description": _WHEN[status], "model": ProblemBody} for status in statuses}
+    described: dict[int | str, dict[str, Any]] = {
+        status: {"description": _WHEN[status], "model": ProblemBody} for status in statuses
+    }
+    if 503 in described:
+        described[503]["headers"] = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}}
+    return described

@@ -26,8 +26,15 @@ QUEUE_SIZE = 1000
 LOCK_SECONDS = 1.5
 LOCK_RETRY_SECONDS = 0.02
 
+# Those who have just written together come back together: a commit that waits this long
+# for all of them costs less than a commit more.
+GATHER_SECONDS = 0.0003
+
 # Rows that a search looks at before it lets others in: about a millisecond.
 SLICE = 20_000
+
+# A user as the API shows it. SQLite writes it, in a fraction of Python's time.
+_JSON = "json_object('id', id, 'name', name)"
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +59,8 @@ class Store:
         self.path = path
         self.waiting = 0  # requests without an answer yet
         self._on_commit = on_commit
-        self._queue: queue.SimpleQueue[_Statement | None] = queue.SimpleQueue()
+        self._collected: list[_Statement] = []
+        self._queue: queue.SimpleQueue[list[_Statement] | None] = queue.SimpleQueue()
         self._database: Database | None = None
         self._last_failure = ""
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
@@ -72,31 +80,37 @@ class Store:
         """Delete the user with this id. False: there is none."""
         return await self._write("DELETE FROM users WHERE id = ?", user_id) == 1
 
-    async def get(self, user_id: int) -> User | None:
-        """The user with this id, or None."""
-        rows = await self._read("SELECT id, name FROM users WHERE id = ?", user_id)
-        return User(*rows[0]) if rows else None
+    async def get(self, user_id: int) -> str | None:
+        """The user with this id as JSON, or None."""
+        rows = await self._read(f"SELECT {_JSON} FROM users WHERE id = ?", user_id)
+        return rows[0][0] if rows else None
 
-    async def find(self, *, limit: int, after: int = 0, name: str = "") -> list[User]:
-        """At most `limit` users by id, with ids above `after` and names that contain `name`.
+    async def find(self, *, limit: int, after: int = 0, name: str = "") -> list[str]:
+        """At most `limit` users by id, each as JSON, with ids above `after` and names that contain `name`.
 
         Without a name, any page costs the same: the ids are the table's own order. A name
         has no index: one that finds substrings in any script would cost every write more
         than a search costs here. The rows are read in slices, and others are served between.
         """
-        if not name:
-            sql = "SELECT id, name FROM users WHERE id > ? ORDER BY id LIMIT ?"
-            return [User(*row) for row in await self._read(sql, after, limit)]
-        found: list[User] = []
+        found: list[str] = []
         while len(found) < limit and after < MAX_ID:
-            sql = "SELECT id FROM users WHERE id > ? ORDER BY id LIMIT 1 OFFSET ?"
-            rows = await self._read(sql, after, SLICE - 1)
-            last = rows[0][0] if rows else MAX_ID
-            sql = "SELECT id, name FROM users WHERE id > ? AND id <= ? AND instr(name_folded, ?) ORDER BY id LIMIT ?"
-            rows = await self._read(sql, after, last, fold(name), limit - len(found))
-            found += [User(*row) for row in rows]
+            last = await self._end_of_slice(after) if name else MAX_ID
+            # One row for the whole page: Python would make 100 steps, each with a switch of threads.
+            # No line break can be in a user's JSON.
+            sql = (
+                f"SELECT group_concat({_JSON}, char(10)) FROM (SELECT id, name FROM users "
+                "WHERE id > ? AND id <= ? AND instr(name_folded, ?) ORDER BY id LIMIT ?)"
+            )
+            [(lines,)] = await self._read(sql, after, last, fold(name), limit - len(found))
+            found += lines.split("\n") if lines else []
             after = last
         return found
+
+    async def _end_of_slice(self, after: int) -> int:
+        """The id up to which a search may look at once."""
+        sql = "SELECT id FROM users WHERE id > ? ORDER BY id LIMIT 1 OFFSET ?"
+        rows = await self._read(sql, after, SLICE - 1)
+        return rows[0][0] if rows else MAX_ID
 
     async def check(self) -> None:
         """Raise StoreError unless the database answers."""
@@ -104,6 +118,7 @@ class Store:
 
     async def close(self) -> None:
         """Answer what waits, then close the file."""
+        self._hand_over()
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
 
@@ -120,10 +135,19 @@ class Store:
     def _submit(self, sql: str, parameters: tuple[Any, ...], *, writes: bool) -> asyncio.Future[Any]:
         if self.waiting >= QUEUE_SIZE:
             raise StoreError("Too many requests are waiting. Try again in a second.")
-        answer = asyncio.get_running_loop().create_future()
-        self._queue.put(_Statement(sql, parameters, writes, answer, time.monotonic() + LOCK_SECONDS))
+        loop = asyncio.get_running_loop()
+        if not self._collected:
+            # All requests of one turn of the event loop go together: one wake-up of
+            # the thread, and a batch that is not just the first of them.
+            loop.call_soon(self._hand_over)
+        answer = loop.create_future()
+        self._collected.append(_Statement(sql, parameters, writes, answer, time.monotonic() + LOCK_SECONDS))
         self.waiting += 1
         return answer
+
+    def _hand_over(self) -> None:
+        self._queue.put(self._collected)
+        self._collected = []
 
     def _resolve(self, group: Sequence[_Statement], results: Sequence[Any]) -> None:
         self.waiting -= len(group)
@@ -139,15 +163,15 @@ class Store:
 
     def _run(self) -> None:
         locked_out: list[_Statement] = []  # by another program; they try again
-        running = True
+        running, crowded = True, False
         while running or locked_out:
             batch = locked_out
-            if running:
-                taken = self._take(LOCK_RETRY_SECONDS if locked_out else None)
-                running = None not in taken
-                batch = locked_out + [statement for statement in taken if statement]
-            else:
-                time.sleep(LOCK_RETRY_SECONDS)
+            for statements in self._take(LOCK_RETRY_SECONDS if locked_out else None, GATHER_SECONDS if crowded else 0):
+                if statements is None:
+                    running = False
+                else:
+                    batch += statements
+            crowded = sum(statement.writes for statement in batch) > 1
             # Reads first, apart: they wait for no disk, and neither a full one nor a
             # lock fails them. All callers still wait, so any order is a fair one.
             locked_out = []
@@ -157,12 +181,16 @@ class Store:
                     locked_out += self._answer(group)
         self._close()
 
-    def _take(self, timeout: float | None) -> list[_Statement | None]:
-        """Wait for a statement; with it, all others that are there."""
+    def _take(self, timeout: float | None, gather: float) -> list[list[_Statement] | None]:
+        """Wait for something in the queue; with it, all that is there `gather` seconds later.
+
+        Nothing after `timeout` seconds.
+        """
         try:
             first = self._queue.get(timeout=timeout)
         except queue.Empty:
             return []
+        time.sleep(gather)
         # Only this thread takes, so at least qsize() more are there.
         return [first, *(self._queue.get_nowait() for _ in range(self._queue.qsize()))]
 
