@@ -127,6 +127,12 @@ def test_the_environment_reaches_the_container_as_it_is(render: Any) -> None:
     assert [line for line in text.splitlines() if not line.startswith("#")] == ["PORT=8080", "A=x y=%z $HOME", "N=1"]
 
 
+def test_each_secret_is_a_file_of_its_own(render: Any) -> None:
+    command = docker_run(render("service", "container.service.j2", **service(secrets=["SECRET_KEY"])))
+    files = [command[n + 1] for n, word in enumerate(command) if word == "--env-file"]
+    assert files == ["/etc/users/backend.env", "/etc/users/backend.SECRET_KEY"]
+
+
 @pytest.mark.parametrize("role", ["docker", "service"])
 def test_each_default_is_described_and_the_same_in_the_description(role: str) -> None:
     defaults = yaml.safe_load((ROOT / f"roles/{role}/defaults/main.yml").read_text())

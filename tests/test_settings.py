@@ -77,6 +77,7 @@ def test_the_person_has_the_last_word_over_make_up(project: Path) -> None:
         ("services: {frontend: {health_path: healthz}}", "it must be a path that starts with /."),
         ("services: {frontend: {environment: {A: [1]}}}", "environment.A is [1]; it must be one line of text"),
         ('services: {frontend: {environment: {A: "1\\n2"}}}', "it must be one line of text, or a number."),
+        ("services: {frontend: {secrets: SECRET_KEY}}", "it must be a list of variables"),
         ("services: {frontend: {volumes: [data]}}", "it must be a list of entries with source, target"),
         ("services: {hello: {source: apps/hello}}", "services.hello has no port."),
         (

@@ -33,6 +33,8 @@ module Settings
     "services.[].environment" => MAP,
     "services.[].environment.[]" => [->(v) { [String, Integer].any? { |type| v.is_a?(type) } && !v.to_s.include?("\n") },
                                      "one line of text, or a number"],
+    "services.[].secrets" => [->(v) { v.is_a?(Array) && v.all? { |e| e.to_s.match?(/\A[A-Z][A-Z0-9_]*\z/) } },
+                              "a list of variables, such as [SECRET_KEY]"],
     "services.[].volumes" => [->(v) { v.is_a?(Array) && v.all? { |e| volume?(e) } },
                               "a list of entries with source, target (both start with /) and shared (true or false)"],
     "services.[].memory" => [->(v) { v.to_s.match?(/\A\d+[kmg]\z/) }, "a size such as 256m"],

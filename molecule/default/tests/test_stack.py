@@ -6,6 +6,7 @@ Environment variables: SSH_CONFIG, what `vagrant ssh-config` printed; SETTINGS_L
 import json
 import os
 import random
+import re
 import sqlite3
 import urllib.error
 import urllib.parse
@@ -94,6 +95,13 @@ def test_the_folders_are_shared(vm: Any, folder: str) -> None:
 
 def test_the_data_belongs_to_the_user_of_the_containers(vm: Any) -> None:
     assert vm.file("/data/users.db").uid == 1000
+
+
+def test_the_secret_key_is_kept_where_only_root_reads_it(vm: Any) -> None:
+    file = vm.file("/etc/users/frontend.SECRET_KEY")
+    assert (file.mode, file.user) == (0o600, "root")
+    assert re.fullmatch(r"SECRET_KEY=[0-9a-fA-F]{64}\n", file.content_string)
+    assert file.content_string.strip() in vm.check_output("docker exec users-frontend env").splitlines()
 
 
 def test_nothing_failed(vm: Any) -> None:
