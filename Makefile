@@ -36,8 +36,8 @@ local: .venv/apps ## run both apps on this machine, until Ctrl-C
 
 # --- Work on the project -------------------------------------------------------------
 
-.PHONY: check test lock
-check test lock: export PATH := $(CURDIR)/.venv/bin:$(PATH)
+.PHONY: check test bench lock
+check test bench lock: export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 check: .venv/dev ## every check and test that needs no VM
 	tests/install-tools
@@ -49,6 +49,10 @@ check: .venv/dev ## every check and test that needs no VM
 
 test: check ## everything: `check`, `vagrant up` with Ansible in the VM, and Molecule
 	pytest --capture no tests/vm
+
+bench: .venv/dev ## compare the backend's speed with a textbook app's and with what is possible (10 minutes)
+	tests/install-tools
+	PYTHONPATH=apps/backend/src python bench/bench.py
 
 lock: .venv/dev ## renew the locked requirements
 	for app in backend frontend; do \

@@ -1,6 +1,7 @@
 """`python -m users_backend`: run the server until SIGTERM or Ctrl+C."""
 
 import argparse
+import gc
 import logging
 import os
 import signal
@@ -72,6 +73,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGINT, _leave)
     logger.info("Listening on http://%s:%d", config.host, config.port)
+    # What is here now stays for ever. Looking through it again and again for garbage
+    # would hold every request up for 30 ms at a time.
+    gc.freeze()
     server.run(sockets=[listener])
 
 

@@ -29,9 +29,10 @@ UserId = Annotated[int, Path(alias="id", ge=1, le=MAX_ID), PlainDigits]
 router = APIRouter(route_class=Route)
 
 
-def _header(status: int, name: str, description: str) -> dict[int | str, dict[str, Any]]:
+def _header(status: int, name: str, description: str, *, required: bool) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI description of a header of a response."""
-    return {status: {"headers": {name: {"description": description, "schema": {"type": "string"}}}}}
+    header = {"description": description, "required": required, "schema": {"type": "string"}}
+    return {status: {"headers": {name: header}}}
 
 
 def _store(request: Request) -> Store:
@@ -50,7 +51,7 @@ def _json(text: str, status: int = 200, headers: Mapping[str, str] | None = None
 @router.get(
     "/users",
     response_model=list[User],
-    responses=_header(200, "Link", 'Address of the next page, with rel="next", if there is one')
+    responses=_header(200, "Link", 'Address of the next page, with rel="next", if there is one', required=False)
     | problems.responses(422, 503, 507),
 )
 async def list_users(
@@ -77,7 +78,8 @@ async def list_users(
     "/users",
     status_code=201,
     response_model=User,
-    responses=_header(201, "Location", "Address of the new user") | problems.responses(403, 409, 413, 422, 503, 507),
+    responses=_header(201, "Location", "Address of the new user", required=True)
+    | problems.responses(403, 409, 413, 422, 503, 507),
 )
 async def add_user(request: Request, user: User) -> Response:
     """Add a user. The id is yours to choose, from 1 to 2^53-1.
@@ -180,6 +182,7 @@ def create_app(settings: Settings) -> Application:
     )
     app.state.metrics = metrics
     app.router.routes += router.routes
-    app.add_exception_handler(HTTPException, problems.handle)
+    for error in (HTTPException, Exception):
+        app.add_exception_handler(error, problems.handle)
     app.openapi = partial(_openapi, app.openapi)  # type: ignore[method-assign]
     return Application(app, Guard(settings.allowed_hosts), metrics)

@@ -109,6 +109,7 @@ _WHEN = {
     404: "No user has this id",
     409: "Another user has this id",
     413: "The body is larger than 64 KiB",
+    421: "The request calls this server by a name that is not its own",
     422: "The request is not valid; `errors` names the fields",
     503: "The database cannot be used, or too many requests wait; try again later",
     507: "The disk is full; nothing was saved",
@@ -116,9 +117,9 @@ _WHEN = {
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The OpenAPI description of the problems that a call may answer."""
+    """The OpenAPI description of the problems that a call may answer, with the one that any may."""
     described: dict[int | str, dict[str, Any]] = {
-        status: {"description": _WHEN[status], "model": ProblemBody} for status in statuses
+        status: {"description": _WHEN[status], "model": ProblemBody} for status in (*statuses, 421)
     }
     if 503 in described:
         described[503]["headers"] = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}}

@@ -190,7 +190,8 @@ class Store:
             first = self._queue.get(timeout=timeout)
         except queue.Empty:
             return []
-        time.sleep(gather)
+        if gather:
+            time.sleep(gather)
         # Only this thread takes, so at least qsize() more are there.
         return [first, *(self._queue.get_nowait() for _ in range(self._queue.qsize()))]
 

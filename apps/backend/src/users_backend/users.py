@@ -14,6 +14,8 @@ MAX_NAME = 200
 
 # The Unicode category "Cc".
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+# For the documentation: a name after cleaning.
+_CLEAN_NAME = r"^[^\s\x00-\x1f\x7f-\x9f]([^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f])?$"
 
 
 def _clean_name(name: str) -> str:
@@ -44,8 +46,8 @@ Id = Annotated[int, Field(ge=1, le=MAX_ID, examples=[1])]
 Name = Annotated[
     str,
     AfterValidator(_clean_name),
-    # For the documentation; the length that counts is the one after cleaning.
-    Field(json_schema_extra={"minLength": 1, "maxLength": MAX_NAME}, examples=["Ana"]),
+    # For the documentation; what counts is the name after cleaning.
+    Field(json_schema_extra={"minLength": 1, "maxLength": MAX_NAME, "pattern": _CLEAN_NAME}, examples=["Ana"]),
 ]
 # For an int in a path or a query.
 PlainDigits = BeforeValidator(_only_digits)
