@@ -45,9 +45,10 @@ check: .venv/dev ## every check and test that needs no VM
 	ruff format --check
 	mypy
 	ansible-lint --offline -q --profile production
-	pytest
+	pytest -m "not slow"
 
-test: check ## everything: `check`, `vagrant up` with Ansible in the VM, and Molecule
+test: check ## everything: `check`, crashes and full disks, `vagrant up` with Ansible in the VM, and Molecule
+	pytest -m slow
 	pytest --capture no tests/vm
 
 bench: .venv/dev ## compare the backend's speed with a textbook app's and with what is possible (10 minutes)

@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.mark.slow
 def test_the_benchmark_measures_compares_and_draws(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, ROOT / "bench/bench.py", "--rounds=1", "--seconds=1", "--rows=2000", "--requests=100"]
