@@ -270,7 +270,7 @@ def plot(results: Results, path: Path) -> None:
         bars = axis.barh(
             names, medians, xerr=ranges, color=["#c05020" if n.startswith("ours") else "#8098a8" for n in names]
         )
-        axis.bar_label(bars, fmt="{:,.4g}", padding=4)
+        axis.bar_label(bars, [f"{m:,.0f}" if m >= 100 else f"{m:.2f}" for m in medians], padding=4)
         axis.set_title(title, loc="left", fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
         axis.margins(x=0.15)
