@@ -60,7 +60,8 @@ def test_a_user_of_the_form_is_in_the_file_and_a_signal_stops_both(
             if "Ctrl-C stops both" in line:
                 break
         form = urllib.parse.urlencode({"id": 1, "name": "Ana"}).encode()
-        with urllib.request.urlopen(f"http://127.0.0.1:{ports['FRONTEND_PORT']}/", form, timeout=30) as response:
+        browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(), urllib.request.ProxyHandler({}))
+        with browser.open(f"http://127.0.0.1:{ports['FRONTEND_PORT']}/", form, timeout=30) as response:
             assert "<bdi>Ana</bdi>, was created" in response.read().decode()
         process.send_signal(signal_number)
         process.communicate(timeout=30)

@@ -5,6 +5,7 @@ Environment variables: FRONTEND_PORT (8000), BACKEND_PORT (8080), DATA_DIR (data
 
 import argparse
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -89,7 +90,7 @@ def main() -> int:
         data = data_folder()
         extra = {
             "backend": {"DATABASE_URL": f"sqlite:///{data / 'users.db'}"},
-            "frontend": {"BACKEND_URL": urls["backend"]},
+            "frontend": {"BACKEND_URL": urls["backend"], "SECRET_KEY": secrets.token_hex(32)},
         }
         for app, number in ports.items():
             processes[app] = start(app, PORT=str(number), **extra[app])

@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 from users_frontend import create_app
 from users_frontend.settings import Settings
 
 APPS = Path(__file__).parents[2]
+SECRET_KEY = "only-for-tests-only-for-tests-only-for-tests"
 
 
 @dataclass
@@ -77,14 +79,7 @@ class StandInHandler(BaseHTTPRequestHandler):
     stand_in: StandIn
 
     def do_GET(self) -> None:
-        """Answer a GET."""
-        self._answer()
-
-    def do_POST(self) -> None:
-        """Answer a POST."""
-        self._answer()
-
-    def _answer(self) -> None:
+        """Answer a GET, and any other method."""
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         call = f"{self.command} {self.path.partition('?')[0]}"
         self.stand_in.calls.append(
@@ -100,18 +95,19 @@ class StandInHandler(BaseHTTPRequestHandler):
         except BrokenPipeError:  # the frontend gave up waiting: that was the test
             self.close_connection = True
 
+    do_POST = do_PUT = do_DELETE = do_GET
+
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing: pytest shows what matters."""
 
 
-@pytest.fixture
-def stand_in() -> Iterator[StandIn]:
-    """A stand-in backend with no users that is ready to be scripted."""
+@pytest.fixture(scope="session")
+def stand_in_server() -> Iterator[StandIn]:
+    """A stand-in backend, one for all tests."""
     result = StandIn("")
     handler = type("Handler", (StandInHandler,), {"stand_in": result})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     result.url = f"http://127.0.0.1:{server.server_port}"
-    result.say("GET /users", 200, [])
     thread = threading.Thread(target=server.serve_forever, args=(0.005,))
     thread.start()
     yield result
@@ -121,15 +117,38 @@ def stand_in() -> Iterator[StandIn]:
 
 
 @pytest.fixture
-def client(stand_in: StandIn) -> FlaskClient:
-    """A client of the app, whose backend is the stand-in and has a second to answer."""
-    return create_app(Settings(stand_in.url, backend_timeout=1)).test_client()
+def stand_in(stand_in_server: StandIn) -> StandIn:
+    """The stand-in backend with no users, ready to be scripted."""
+    stand_in_server.answers.clear()
+    stand_in_server.calls.clear()
+    stand_in_server.say("GET /users", 200, [])
+    return stand_in_server
+
+
+@pytest.fixture(scope="session")
+def app() -> Callable[..., Flask]:
+    """A function `app(BACKEND_URL=…)` that returns the app with these settings."""
+    return lambda **environment: create_app(Settings.from_environment({"SECRET_KEY": SECRET_KEY, **environment}))
+
+
+@pytest.fixture(scope="session")
+def stand_in_app(app: Any, stand_in_server: StandIn) -> Flask:
+    """The app whose backend is the stand-in and has a second to answer."""
+    made: Flask = app(BACKEND_URL=stand_in_server.url, BACKEND_TIMEOUT="1")
+    return made
 
 
 @pytest.fixture
-def lonely_client() -> FlaskClient:
+def client(stand_in_app: Flask, stand_in: StandIn) -> FlaskClient:
+    """A visitor of the app whose backend is the stand-in."""
+    return stand_in_app.test_client()
+
+
+@pytest.fixture
+def lonely_client(app: Any) -> FlaskClient:
     """A client of the app when nothing listens where the backend should be."""
-    return create_app(Settings(f"http://127.0.0.1:{find_port()}")).test_client()
+    client: FlaskClient = app(BACKEND_URL=f"http://127.0.0.1:{find_port()}").test_client()
+    return client
 
 
 @pytest.fixture(scope="session")
@@ -180,6 +199,7 @@ def run() -> Callable[..., Any]:
                 "PATH": os.environ["PATH"],
                 "PYTHONPATH": str(APPS / app / "src"),
                 "HOST": "127.0.0.1",
+                "SECRET_KEY": SECRET_KEY,
                 **environment,
             },
             stdout=subprocess.PIPE,

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from users_frontend.settings import Settings
 
 SRC = str(Path(__file__).parents[1] / "src")
 
@@ -20,7 +22,7 @@ def start(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
     return subprocess.run(
         [sys.executable, "-m", "users_frontend", *arguments],
         check=False,
-        env={"PYTHONPATH": SRC, **environment},
+        env={"PYTHONPATH": SRC, "SECRET_KEY": "0123456789abcdef0123456789abcdef", **environment},
         capture_output=True,
         text=True,
         timeout=20,
@@ -41,18 +43,18 @@ def test_a_bad_setting_ends_it_with_2_and_one_line() -> None:
     assert ended.stderr == "PORT='http' is not allowed. Use a whole number from 1 to 65535.\n"
 
 
+def test_without_a_secret_key_it_does_not_start() -> None:
+    ended = start(SECRET_KEY="")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("SECRET_KEY='' is not allowed. Use what `python3 -c ")
+    assert ended.stderr.count("\n") == 1
+
+
 def test_help_explains_every_setting() -> None:
     ended = start("--help")
     assert ended.returncode == 0
-    for key in (
-        "BACKEND_URL",
-        "BACKEND_TIMEOUT",
-        "HOST",
-        "PORT",
-        "THREADS",
-        "LOG_LEVEL",
-    ):
-        assert key in ended.stdout
+    for key in Settings.__dataclass_fields__:
+        assert key.upper() in ended.stdout
 
 
 def test_it_serves_logs_json_and_ends_at_sigterm(frontend: Any) -> None:
@@ -70,6 +72,26 @@ def test_it_serves_logs_json_and_ends_at_sigterm(frontend: Any) -> None:
     assert line["status"] == 200
     assert line["request_id"] == "mine"
     assert "Traceback" not in output
+
+
+def test_one_click_can_be_followed_in_both_logs(run: Any, tmp_path: Path) -> None:
+    with (
+        run("users_backend", DATABASE_URL=f"sqlite:///{tmp_path}/users.db") as backend,
+        run("users_frontend", BACKEND_URL=backend.url) as frontend,
+    ):
+        subprocess.run(
+            ["curl", "-s", "-H", "X-Request-ID: my-click", f"{frontend.url}/", "-F", "id=1", "-F", "name=Ana"],
+            check=True,
+        )
+        for app, method, path, status in ((frontend, "POST", "/", 303), (backend, "POST", "/users", 201)):
+            lines = [json.loads(each) for each in app.stop()[1].splitlines() if "my-click" in each]
+            assert [(each["method"], each["path"], each["status"]) for each in lines] == [(method, path, status)]
+            assert "Ana" not in str(lines)
+
+
+def test_a_request_of_http_1_0_needs_no_host(frontend: Any) -> None:
+    answer = subprocess.check_output(["curl", "-s", "-0", "-H", "Host:", f"{frontend.url}/healthz"], text=True)
+    assert answer == '{"frontend_status":"ok","backend_status":"ok"}'
 
 
 def test_it_finishes_the_request_it_is_in_when_told_to_end(frontend: Any, stand_in: Any) -> None:
@@ -104,3 +126,41 @@ def test_sixteen_visitors_of_a_slow_backend_wait_together(frontend: Any, stand_i
         thread.join()
     assert statuses == [200] * 16
     assert time.monotonic() - began < 4, "one after the other it would take 8 seconds"
+
+
+@pytest.mark.parametrize("silent", [True, False], ids=["it never answers", "nobody listens"])
+def test_a_crowd_on_a_stopped_backend_makes_nobody_wait_longer_than_its_timeout(
+    run: Any, free_port: Any, silent: bool
+) -> None:
+    def visit(timeout: float) -> None:
+        connection = http.client.HTTPConnection(frontend.url.removeprefix("http://"), timeout=timeout)
+        try:
+            connection.request("GET", "/")
+            assert b"Create user</button>" in connection.getresponse().read()
+        except TimeoutError:
+            pass  # impatient: the visitor presses reload
+        finally:
+            connection.close()
+
+    def impatient() -> None:
+        while time.monotonic() < end:
+            visit(timeout=0.3)
+
+    with socket.create_server(("127.0.0.1", free_port()), backlog=256) as backend:
+        address = f"http://127.0.0.1:{backend.getsockname()[1]}"
+        if not silent:
+            backend.close()
+        # Nobody reads the log here: it must not fill its pipe.
+        with run("users_frontend", BACKEND_URL=address, BACKEND_TIMEOUT="1", LOG_LEVEL="ERROR") as frontend:
+            end = time.monotonic() + 2.5
+            crowd = [threading.Thread(target=impatient) for _ in range(64)]
+            for each in crowd:
+                each.start()
+            waited = []
+            while time.monotonic() < end:
+                began = time.monotonic()
+                visit(timeout=20)
+                waited.append(time.monotonic() - began)
+            for each in crowd:
+                each.join()
+    assert max(waited) < 1 + 1, "a second is the timeout, another for this busy machine"

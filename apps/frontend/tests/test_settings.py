@@ -1,27 +1,61 @@
 """Good and bad settings."""
 
 import pytest
-from users_frontend.settings import Settings, SettingsError
+from users_frontend.settings import EXAMPLE_SECRET_KEY, Settings, SettingsError
+
+SECRET_KEY = "0123456789abcdef0123456789abcdef"
 
 
-def test_nothing_set_means_the_defaults() -> None:
-    assert Settings.from_environment({}) == Settings()
-    assert Settings.from_environment({"PORT": "", "HOST": " "}) == Settings()
+def test_what_is_not_set_has_its_default() -> None:
+    settings = Settings.from_environment({"SECRET_KEY": SECRET_KEY, "PORT": "", "HOST": " "})
+    assert settings == Settings(
+        secret_key=SECRET_KEY,
+        backend_url="http://backend:8080",
+        backend_timeout=5,
+        host="0.0.0.0",
+        port=8000,
+        allowed_hosts=frozenset({"localhost", "frontend"}),
+        threads=16,
+        log_level="INFO",
+    )
 
 
 def test_every_setting_is_read() -> None:
-    settings = Settings.from_environment(
-        {
-            "BACKEND_URL": "https://users.example:8443/",
-            "BACKEND_TIMEOUT": "7",
-            "HOST": "::1",
-            "PORT": "9000",
-            "THREADS": "4",
-            "LOG_LEVEL": "debug",
-            "SOMETHING_ELSE": "is not ours",
-        }
+    environment = {
+        "SECRET_KEY": SECRET_KEY,
+        "BACKEND_URL": "https://users.example:8443/",
+        "BACKEND_TIMEOUT": "7",
+        "HOST": "::1",
+        "PORT": "9000",
+        "ALLOWED_HOSTS": "Localhost, users.test",
+        "THREADS": "4",
+        "LOG_LEVEL": "debug",
+        "SOMETHING_ELSE": "is not ours",
+    }
+    assert Settings.from_environment(environment) == Settings(
+        secret_key=SECRET_KEY,
+        backend_url="https://users.example:8443",
+        backend_timeout=7,
+        host="::1",
+        port=9000,
+        allowed_hosts=frozenset({"localhost", "users.test"}),
+        threads=4,
+        log_level="DEBUG",
     )
-    assert settings == Settings("https://users.example:8443", 7, "::1", 9000, 4, "DEBUG")
+
+
+@pytest.mark.parametrize("value", ["", "short", "x" * 31, EXAMPLE_SECRET_KEY])
+def test_a_secret_key_that_is_missing_short_or_public_is_refused_and_not_shown(value: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment({"SECRET_KEY": value})
+    message = str(caught.value)
+    assert 'python3 -c "import secrets; print(secrets.token_hex(32))"' in message
+    assert "\n" not in message
+    assert not value or value not in message
+
+
+def test_the_secret_key_is_not_shown_with_the_other_settings() -> None:
+    assert SECRET_KEY not in repr(Settings.from_environment({"SECRET_KEY": SECRET_KEY}))
 
 
 BAD = [
@@ -45,6 +79,9 @@ BAD = [
     ("PORT", "-1"),
     ("PORT", "http"),
     ("PORT", "٣"),
+    ("ALLOWED_HOSTS", "a b"),
+    ("ALLOWED_HOSTS", "localhost,"),
+    ("ALLOWED_HOSTS", "*"),
     ("THREADS", "0"),
     ("LOG_LEVEL", "LOUD"),
 ]
@@ -53,7 +90,7 @@ BAD = [
 @pytest.mark.parametrize(("key", "value"), BAD)
 def test_a_bad_value_is_refused_with_one_line_that_teaches(key: str, value: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        Settings.from_environment({key: value})
+        Settings.from_environment({"SECRET_KEY": SECRET_KEY, key: value})
     message = str(caught.value)
     assert message.startswith(f"{key}={value!r} is not allowed. Use ")
     assert "\n" not in message

@@ -1,68 +1,71 @@
-"""What happens around every request: its id, its origin, its headers, its log line."""
+"""What happens around every request: its id, its language, its headers, its log line."""
 
 import logging
 import re
 import time
 import uuid
 
-from flask import Flask, Response, abort, g, request
+from flask import Flask, Response, g, request
+
+from . import guard, language
+from .metrics import Metrics
 
 log = logging.getLogger(__name__)
 
 HEADERS = {
-    # All a page may load is our own style sheet and icon; it has no script at all.
+    # All a page may load is our own style sheet, script and icon; nothing is inline.
     "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self';"
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; form-action 'self';"
         " base-uri 'none'; frame-ancestors 'none'"
     ),
-    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
     # Not "no-referrer": browsers then send "Origin: null" with our own form.
     "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
 }
 
 
-def install(app: Flask) -> None:
+def install(app: Flask, metrics: Metrics) -> None:
     """Put the hooks of this module around every request of `app`."""
+
+    def finish(response: Response) -> Response:
+        response.headers.update(HEADERS)
+        response.headers["X-Request-ID"] = g.request_id
+        if request.method == "POST":
+            # The browser may keep it for its Back button alone, which then need not send the form again.
+            response.headers["Cache-Control"] = "private, no-cache"
+        elif request.endpoint != "static":
+            response.headers["Cache-Control"] = "no-store"  # the list may be old in a second
+        if request.args.get("lang") == g.language:
+            year = 365 * 24 * 60 * 60
+            response.set_cookie(language.COOKIE, g.language, max_age=year, httponly=True, samesite="Lax")
+        seconds = time.perf_counter() - g.started
+        # The rule of the route, not the path: labels must stay few.
+        method, route = (request.method, request.url_rule.rule) if request.url_rule else ("(any)", "(none)")
+        metrics.request(method, route, response.status_code, seconds)
+        _log(response.status_code, seconds)
+        return response
+
     app.before_request(_begin)
-    app.before_request(_refuse_other_sites)
-    app.after_request(_finish)
+    app.before_request(guard.check_host)
+    app.before_request(guard.check_sender)
+    app.after_request(finish)
 
 
 def _begin() -> None:
     g.started = time.perf_counter()
     given = request.headers.get("X-Request-ID", "")
     g.request_id = given if re.fullmatch(r"[\w.-]{1,64}", given, re.ASCII) else uuid.uuid4().hex
+    g.language = language.choose()
 
 
-def _refuse_other_sites() -> None:
-    """Answer 403 to a form that another web site made the browser send.
-
-    Browsers name the sender, in Sec-Fetch-Site where the address is trustworthy (https
-    or this machine) and else in Origin. A client that sends neither, such as curl, is
-    no browser and acts for nobody but its user.
-    """
-    if request.method in ("GET", "HEAD", "OPTIONS"):
-        return
-    if site := request.headers.get("Sec-Fetch-Site"):
-        own = site in ("same-origin", "none")
-    elif origin := request.headers.get("Origin"):
-        own = origin in (f"http://{request.host}", f"https://{request.host}")
-    else:
-        own = True
-    if not own:
-        abort(403)
-
-
-def _finish(response: Response) -> Response:
-    response.headers.update(HEADERS)
-    response.headers["X-Request-ID"] = g.request_id
-    if request.endpoint != "static":
-        response.headers["Cache-Control"] = "no-store"  # the list may be old in a second
+def _log(status: int, seconds: float) -> None:
     fields = {
         "method": request.method,
-        "path": request.path,
-        "status": response.status_code,
-        "duration_ms": round((time.perf_counter() - g.started) * 1000, 1),
+        "path": request.path[:200],  # without the query: it may hold names
+        "status": status,
+        "ms": round(seconds * 1000, 2),
     }
     log.info("request", extra={"fields": fields})
-    return response

@@ -15,7 +15,7 @@ class JsonFormatter(logging.Formatter):
         """Return the line: newlines and control characters are escaped by JSON."""
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname,
+            "level": record.levelname.lower(),
             "message": record.getMessage(),
             **getattr(record, "fields", {}),
         }

@@ -1,0 +1,135 @@
+"""The sentences of the pages in Brazilian Portuguese, by their English text.
+
+`{places}` stay as they are. A test compares this list with the sentences that code and
+templates mark with `_("…")`: none may be missing, none left over.
+"""
+
+PORTUGUESE = {
+    # Every page
+    "Users": "Usuários",
+    "Status": "Situação",
+    "Pages": "Páginas",
+    "Skip to the content": "Ir para o conteúdo",
+    "Go to the form": "Ir para o formulário",
+    "Request number in the logs: {id}": "Número da requisição nos logs: {id}",
+    # The form
+    "Create and list": "Criar e listar",
+    "New user": "Novo usuário",
+    "User ID": "ID do usuário",
+    "User name": "Nome do usuário",
+    "A whole number, such as 7": "Um número inteiro, como 7",
+    "1 to 200 characters": "De 1 a 200 caracteres",
+    "Create user": "Criar usuário",
+    "User {id}, {name}, was created.": "O usuário {id}, {name}, foi criado.",
+    "Not created": "Não criado",
+    "Please correct what is marked below.": "Corrija o que está marcado abaixo.",
+    "The ID must be a whole number from 1 to 9007199254740991, such as 7.": (
+        "O ID deve ser um número inteiro de 1 a 9007199254740991, como 7."
+    ),
+    "User {id} exists already: choose another ID.": "O usuário {id} já existe: escolha outro ID.",
+    "Type a name.": "Digite um nome.",
+    "The name has {length} characters; {most} is the most there can be.": (
+        "O nome tem {length} caracteres; o máximo é {most}."
+    ),
+    "The name has a character that cannot be shown, such as a line break or a tab: remove it.": (
+        "O nome tem um caractere que não pode ser exibido, como uma quebra de linha ou uma tabulação: remova-o."
+    ),
+    "The backend does not accept this user.": "O backend não aceita este usuário.",
+    # The list
+    "All users": "Todos os usuários",
+    "ID": "ID",
+    "Name": "Nome",
+    "Edit": "Editar",
+    "Delete": "Excluir",
+    "Search by name": "Buscar por nome",
+    "Search": "Buscar",
+    "First page": "Primeira página",
+    "Next page": "Próxima página",
+    "No users yet. Create the first one above.": "Ainda não há usuários. Crie o primeiro acima.",
+    "No user has “{search}” in the name.": "Nenhum usuário tem “{search}” no nome.",
+    "No more users.": "Não há mais usuários.",
+    "The list is not loaded, because the backend has a problem.": (
+        "A lista não foi carregada, porque o backend está com um problema."
+    ),
+    "Load the list": "Carregar a lista",
+    # Edit and delete
+    "Edit user {id}": "Editar o usuário {id}",
+    "Save": "Salvar",
+    "Cancel": "Cancelar",
+    "Not saved": "Não salvo",
+    "User {id} is now called {name}.": "O usuário {id} agora se chama {name}.",
+    "Delete user {id}?": "Excluir o usuário {id}?",
+    "{name} will be deleted for good.": "O usuário {name} será excluído para sempre.",
+    "Delete user": "Excluir usuário",
+    "Not deleted": "Não excluído",
+    "User {id} was deleted.": "O usuário {id} foi excluído.",
+    "There is no user {id}. Look at the list for those there are.": (
+        "O usuário {id} não existe. Veja na lista os que existem."
+    ),
+    # What became of a change
+    "Nothing was changed.": "Nada foi alterado.",
+    "The change may or may not have been made: look at the list before you try again.": (
+        "A alteração pode ter sido feita ou não: veja a lista antes de tentar de novo."
+    ),
+    # The backend has a problem
+    "See what to do": "Veja o que fazer",
+    "The backend does not answer at {url}.": "O backend não responde em {url}.",
+    "The backend does not answer at the moment.": "O backend não responde no momento.",
+    "The backend did not answer within {seconds} seconds.": "O backend não respondeu em {seconds} segundos.",
+    "The connection to the backend broke before its answer came.": (
+        "A conexão com o backend caiu antes de a resposta chegar."
+    ),
+    "The backend cannot do its work at the moment.": "O backend não consegue trabalhar no momento.",
+    "The disk of the database is full: free some space, and try again.": (
+        "O disco do banco de dados está cheio: libere espaço e tente de novo."
+    ),
+    "The backend failed with status {status}.": "O backend falhou com o status {status}.",
+    "What answers as the backend does not speak like it (status {status}): check BACKEND_URL.": (
+        "O que responde como backend não fala como ele (status {status}): verifique BACKEND_URL."
+    ),
+    # The status page
+    "Frontend": "Frontend",
+    "Backend": "Backend",
+    "Database": "Banco de dados",
+    "works": "funciona",
+    "has a problem": "está com um problema",
+    "unknown": "desconhecida",
+    "It made this page.": "Foi ele que fez esta página.",
+    "It answers.": "Ele responde.",
+    "The backend can use it.": "O backend consegue usá-lo.",
+    "Only the backend could tell.": "Só o backend poderia dizer.",
+    "In its own words, in English:": "Nas palavras dele, em inglês:",
+    "See whether it runs, and why it ended:": "Veja se ele está em execução e por que parou:",
+    "Start it again:": "Inicie-o de novo:",
+    "Without a VM, the terminal in which make local runs says more.": (
+        "Sem a VM, o terminal em que o make local está em execução mostra mais."
+    ),
+    "Check the disk, the folder data/ and other programs that have users.db open. The log says more:": (
+        "Verifique o disco, a pasta data/ e outros programas que estejam com users.db aberto. O log mostra mais:"
+    ),
+    "Check again": "Verificar de novo",
+    # Error pages
+    "That did not work": "Não deu certo",
+    "Status {status}.": "Status {status}.",
+    "Another web site sent this form: nothing was changed. Open this page yourself and fill in the form.": (
+        "Outro site enviou este formulário: nada foi alterado. Abra você mesmo esta página e preencha o formulário."
+    ),
+    "There is nothing at this address. Check it, or go to the form.": (
+        "Não há nada neste endereço. Confira-o ou vá para o formulário."
+    ),
+    "This address does not take that kind of request. Go to the form.": (
+        "Este endereço não aceita esse tipo de requisição. Vá para o formulário."
+    ),
+    "What was sent is too long, and nothing was changed. A name has at most 200 characters.": (
+        "O que foi enviado é longo demais, e nada foi alterado. Um nome tem no máximo 200 caracteres."
+    ),
+    "This server has another name. Use localhost or its IP address, or add the name to ALLOWED_HOSTS.": (
+        "Este servidor tem outro nome. Use localhost ou o endereço IP, ou acrescente o nome a ALLOWED_HOSTS."
+    ),
+    "It is an error in the program, not your fault. Look for the request number below in its log.": (
+        "É um erro do programa, não seu. Procure no log dele o número da requisição abaixo."
+    ),
+    "This request cannot be answered. Go to the form, and try again.": (
+        "Esta requisição não pode ser respondida. Vá para o formulário e tente de novo."
+    ),
+}
