@@ -12,8 +12,9 @@ import jinja2
 import pytest
 import users_frontend
 from jinja2 import nodes
+from markupsafe import escape
 from users_frontend import language, pages
-from users_frontend.portuguese import PORTUGUESE
+from users_frontend.portuguese import BACKEND, PORTUGUESE
 
 SOURCE = Path(users_frontend.__file__).parent
 
@@ -85,8 +86,32 @@ def test_every_sentence_has_a_translation_and_no_translation_is_left_over() -> N
     assert set(marked()) == set(PORTUGUESE)
 
 
+def said_by_backend() -> Iterator[str]:
+    """Every sentence about the database in the backend's code, with {} for each value."""
+    for file in (SOURCE.parents[2] / "backend/src/users_backend").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            match node:
+                case ast.Call(func=ast.Name(id="StoreError" | "DiskFull"), args=[ast.Constant(value=sentence)]):
+                    yield sentence
+                case ast.Call(func=ast.Name(id="StoreError" | "DiskFull"), args=[ast.JoinedStr(values=parts)]):
+                    yield "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in parts)
+
+
+def test_what_the_backend_says_has_a_translation_and_none_is_left_over() -> None:
+    assert set(said_by_backend()) == set(BACKEND)
+
+
+@pytest.mark.parametrize(("english", "portuguese"), BACKEND.items())
+def test_what_the_backend_says_is_read_in_portuguese(client: Any, stand_in: Any, english: str, portuguese: str) -> None:
+    values = ["/data/<b>.db", "(disk I/O error)", "3"][: english.count("{}")]
+    stand_in.say("GET /healthz", 200, raw=b"ok")
+    stand_in.say("GET /readyz", 503, {"detail": english.format(*values, *values)})
+    page = client.get("/status", headers={"Accept-Language": "pt"}).text
+    assert f"<q>{escape(portuguese.format(*values, *values))}</q>" in page
+
+
 def test_translations_have_the_same_places_and_no_markup() -> None:
-    for english, portuguese in PORTUGUESE.items():
+    for english, portuguese in (PORTUGUESE | BACKEND).items():
         assert portuguese.strip() == portuguese != ""
         assert not re.search("[<>&]", english + portuguese)
         places = [

@@ -475,7 +475,7 @@ def test_a_database_that_cannot_be_used_is_told_with_the_reason(client: Any, sta
     html = client.get("/status").text
     assert html.count("✓ works") == 2
     assert "Database ✗ has a problem" in page_text(html)
-    assert '<q lang="en">The file &lt;x&gt; is damaged.</q>' in html
+    assert '<q><span lang="en">The file &lt;x&gt; is damaged.</span></q>' in html
     assert "journalctl --unit users-backend" in html
 
 

@@ -36,7 +36,7 @@ class BackendError(Exception):
     `status` is the HTTP status for the browser: 404, 409 or 422 when the backend refused,
     502, 503 or 504 when it is the backend that has a problem. `fate` says what became
     of a change. `fields` maps "id" and "name" to what is wrong there. `detail` holds the
-    backend's own words, in English.
+    backend's own words about its database.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Answer(NamedTuple):
                 sentence = _("The disk of the database is full: free some space, and try again.")
                 return BackendError(503, sentence, nothing_changed, detail=detail)
         sentence = _("The backend failed with status {status}.").format(status=self.status)
-        return BackendError(502, sentence, _fate(self.method, PERHAPS_CHANGED), detail=detail)
+        return BackendError(502, sentence, _fate(self.method, PERHAPS_CHANGED))
 
 
 def _read_json(content: bytes) -> Any:

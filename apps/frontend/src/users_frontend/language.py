@@ -1,11 +1,12 @@
 """The languages of the pages, and the sentences that people read there."""
 
+import re
 from typing import Self
 
 from flask import g, request
 from markupsafe import Markup
 
-from .portuguese import PORTUGUESE
+from .portuguese import BACKEND, PORTUGUESE
 
 LANGUAGES = {"en": "English", "pt-BR": "Português"}
 COOKIE = "users_language"  # cookies are shared by all ports of a host: the name says whose it is
@@ -35,6 +36,15 @@ class Sentence:
 
     def _translated(self) -> str:
         return PORTUGUESE[self._english] if g.language == "pt-BR" else self._english
+
+
+def of_backend(words: str) -> Markup:
+    """What the backend said, in the language of the request; in English where there is no translation."""
+    if g.language == "pt-BR":
+        for english, portuguese in BACKEND.items():
+            if values := re.fullmatch(re.escape(english).replace(r"\{\}", "(.*)"), words, re.DOTALL):
+                return Markup("{}").format(portuguese.format(*values.groups()))
+    return Markup('<span lang="en">{}</span>').format(words)
 
 
 # The name by which templates and code mark a sentence; a test finds those without a translation.

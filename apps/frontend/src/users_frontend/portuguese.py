@@ -1,7 +1,7 @@
 """The sentences of the pages in Brazilian Portuguese, by their English text.
 
-`{places}` stay as they are. A test compares this list with the sentences that code and
-templates mark with `_("…")`: none may be missing, none left over.
+`{places}` stay as they are. Tests compare these lists with the sentences that code and
+templates mark with `_("…")` and with those of the backend: none may be missing, none left over.
 """
 
 PORTUGUESE = {
@@ -98,7 +98,7 @@ PORTUGUESE = {
     "It answers.": "Ele responde.",
     "The backend can use it.": "O backend consegue usá-lo.",
     "Only the backend could tell.": "Só o backend poderia dizer.",
-    "In its own words, in English:": "Nas palavras dele, em inglês:",
+    "In its own words:": "Nas palavras dele:",
     "See whether it runs, and why it ended:": "Veja se ele está em execução e por que parou:",
     "Start it again:": "Inicie-o de novo:",
     "Without a VM, the terminal in which make local runs says more.": (
@@ -131,5 +131,53 @@ PORTUGUESE = {
     ),
     "This request cannot be answered. Go to the form, and try again.": (
         "Esta requisição não pode ser respondida. Vá para o formulário e tente de novo."
+    ),
+}
+
+# Why the backend cannot use its database, by its own words: "{}" stands for a value, in the same order.
+BACKEND = {
+    "Too many requests are waiting. Try again in a second.": (
+        "Há requisições demais à espera. Tente de novo em um segundo."
+    ),
+    "The folder of the database {} does not exist. "
+    "Create or mount it, or set DATABASE_URL to a file in another folder.": (
+        "A pasta do banco de dados {} não existe. "
+        "Crie-a ou monte-a, ou aponte DATABASE_URL para um arquivo em outra pasta."
+    ),
+    "The folder of the database {} is not writable. Let user id {} write there.": (
+        "Não é possível escrever na pasta do banco de dados {}. Dê ao usuário de id {} o direito de escrever nela."
+    ),
+    "The database {} has schema version {}; this backend knows up to {}. "
+    "Run a newer backend, or set DATABASE_URL to another file.": (
+        "O banco de dados {} tem a versão de esquema {}; este backend conhece até a {}. "
+        "Use um backend mais novo ou aponte DATABASE_URL para outro arquivo."
+    ),
+    "The database {} belongs to another program. Set DATABASE_URL to another file.": (
+        "O banco de dados {} pertence a outro programa. Aponte DATABASE_URL para outro arquivo."
+    ),
+    "The database {} keeps {} at {} instead of {}. Close other programs that have it open.": (
+        "O banco de dados {} mantém {} em {} em vez de {}. Feche outros programas que o tenham aberto."
+    ),
+    "Another backend process uses the database {}. Stop that one, or set DATABASE_URL to another file.": (
+        "Outro processo do backend usa o banco de dados {}. Pare-o ou aponte DATABASE_URL para outro arquivo."
+    ),
+    "The disk of the database {} is full. Nothing was saved. Free some space and try again.": (
+        "O disco do banco de dados {} está cheio. Nada foi salvo. Libere espaço e tente de novo."
+    ),
+    "The file {} is not a SQLite database. Move it away, or set DATABASE_URL to another file.": (
+        "O arquivo {} não é um banco de dados SQLite. Mova-o para outro lugar ou aponte DATABASE_URL para outro arquivo."
+    ),
+    "Another program holds the database {}. Nothing was saved. Close that program and try again.": (
+        "Outro programa está segurando o banco de dados {}. Nada foi salvo. Feche esse programa e tente de novo."
+    ),
+    "The database {} cannot be used ({}). Nothing was saved. "
+    "Check the disk and the permissions of the file, then try again.": (
+        "O banco de dados {} não pode ser usado ({}). Nada foi salvo. "
+        "Verifique o disco e as permissões do arquivo e tente de novo."
+    ),
+    "The database {} is damaged ({}). It is left as it is. Stop the backend, copy the file, then put a backup "
+    "in its place or rescue what can be read: sqlite3 {} .recover | sqlite3 rescued.db": (
+        "O banco de dados {} está danificado ({}). Ele fica como está. Pare o backend, copie o arquivo e ponha um "
+        "backup no lugar dele ou salve o que ainda puder ser lido: sqlite3 {} .recover | sqlite3 rescued.db"
     ),
 }
