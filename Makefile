@@ -51,7 +51,7 @@ test: check ## everything: `check`, crashes and full disks, `vagrant up` with An
 	pytest -m slow
 	pytest --capture no tests/vm
 
-bench: .venv/dev ## compare the backend's speed with a textbook app's and with what is possible (10 minutes)
+bench: .venv/dev ## compare the speed with a textbook app's and with what is possible (10 minutes)
 	tests/install-tools
 	PYTHONPATH=apps/backend/src python bench/bench.py
 

@@ -1,6 +1,6 @@
-"""How fast the backend is, against a textbook app, a bare route and a bare SQLite commit.
+"""How fast the apps are, against a textbook app, a bare route, a bare SQLite commit and a bare page.
 
-Servers run on one core and the load generator (wrk) on another. The runs of all servers
+What is measured runs on one core, and the load generator (wrk) on another. The runs of all servers
 are interleaved, so that whatever else the machine does meets them all; what counts are the
 medians and their ratios. Writes OUTPUT.json and OUTPUT.svg. Needs Linux and two cores.
 """
@@ -10,6 +10,7 @@ import contextlib
 import json
 import math
 import os
+import secrets
 import signal
 import socket
 import sqlite3
@@ -31,6 +32,7 @@ from users_backend.users import fold
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 SERVER_CORE, LOAD_CORE = sorted(os.sched_getaffinity(0))[:2]
+GUNICORN = ("gunicorn", "--worker-class", "gthread", "--threads", "16")  # as our frontend runs
 UVICORN = ("uvicorn", "--no-access-log", "--log-level", "warning", "--loop", "uvloop", "--http", "httptools")
 
 
@@ -40,12 +42,15 @@ class Server:
 
     command: tuple[str, ...]
     rows: int = 0
+    core: int = SERVER_CORE
+    backend: "Server | None" = None  # whom it asks; started before it
+    path: str = "/users"  # that answers when it has started
     port: int = 0
     next_id: int = 10_000_000
     process: subprocess.Popen[bytes] = field(init=False)
 
     def start(self, folder: Path) -> None:
-        """Start on the server's core; return when it answers."""
+        """Start on its core; return when it answers."""
         folder.mkdir()
         if self.rows:
             fill(folder / "users.db", self.rows)
@@ -55,12 +60,15 @@ class Server:
             "DATABASE_URL": f"sqlite:///{folder}/users.db",
             "PORT": str(self.port),
             "UVICORN_PORT": str(self.port),
+            "GUNICORN_CMD_ARGS": f"--bind 127.0.0.1:{self.port}",
             "HOST": "127.0.0.1",
-            "PYTHONPATH": f"{ROOT}/apps/backend/src:{HERE}",
+            "PYTHONPATH": f"{ROOT}/apps/backend/src:{ROOT}/apps/frontend/src:{HERE}",
         }
+        if self.backend:
+            environment |= {"BACKEND_URL": f"http://127.0.0.1:{self.backend.port}", "SECRET_KEY": secrets.token_hex()}
         with open(folder / "log", "w") as log:
             self.process = subprocess.Popen(
-                ["taskset", "--cpu-list", str(SERVER_CORE), sys.executable, "-m", *self.command],
+                ["taskset", "--cpu-list", str(self.core), sys.executable, "-m", *self.command],
                 env=os.environ | environment,
                 stdout=log,
                 stderr=log,
@@ -68,7 +76,7 @@ class Server:
         deadline = time.monotonic() + 30
         while True:
             with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/users").close()
+                urllib.request.urlopen(f"http://127.0.0.1:{self.port}{self.path}").close()
                 return
             if self.process.poll() is not None or time.monotonic() > deadline:
                 sys.exit(f"{' '.join(self.command)} does not answer. Its log is {folder}/log.")
@@ -85,7 +93,7 @@ class Server:
         return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
     def load(self, clients: int, seconds: int, what: str) -> subprocess.Popen[str]:
-        """Start a load on this server: "post", "get" (ids from 1 to `rows`) or "page"."""
+        """Start a load on this server: "post", "get" (ids from 1 to `rows`), "page" or "list"."""
         number = self.rows
         if what == "post":
             number = self.next_id
@@ -158,9 +166,11 @@ class BareCommits:
 
 OURS, SMALL, LARGE = "ours", "ours, 1,000 rows", "ours, 1,000,000 rows"
 TEXTBOOK, CROWDED, FLOOR = "textbook app", "textbook app, crowded", "bare route"
+BACKEND, FRONTEND, BARE_PAGE = "the frontend's backend", "our frontend", "bare page"
 
 POST_16, POST_64 = "POST a second, 16 clients", "POST a second, 64 clients"
 GET, PAGE = "GET by id a second, 16 clients", "GET of 100 users a second, 16 clients"
+LIST = "list pages of 100 users a second, 16 clients"
 LATENCY, P99 = "POST of 1 client, median ms", "GET while 64 clients POST, p99 ms"
 IDLE, MILLION = "resident MiB, idle", "resident MiB, after a million requests"
 
@@ -170,6 +180,7 @@ RATES = {
     POST_64: (64, "post", (OURS, CROWDED, FLOOR)),
     GET: (16, "get", (SMALL, LARGE, TEXTBOOK, FLOOR)),
     PAGE: (16, "page", (SMALL, TEXTBOOK, FLOOR)),
+    LIST: (16, "list", (FRONTEND, BARE_PAGE)),
 }
 
 # One median divided by another, or by a number: at least or at most this.
@@ -182,6 +193,7 @@ TARGETS: list[tuple[str, str, str | int, str, float]] = [
     (GET, LARGE, SMALL, ">=", 0.90),
     (PAGE, SMALL, TEXTBOOK, ">=", 12),
     (PAGE, SMALL, FLOOR, ">=", 0.70),
+    (LIST, FRONTEND, BARE_PAGE, ">=", 0.60),
     (P99, SMALL, 25, "<=", 1),
     (IDLE, SMALL, TEXTBOOK, "<=", 0.7),
     (MILLION, SMALL, "before them", "<=", 1.02),
@@ -201,6 +213,10 @@ def measure(folder: Path, rounds: int, seconds: int, rows: int, requests: int) -
         CROWDED: Server((*UVICORN, "textbook:app")),
         FLOOR: Server((*UVICORN, "floor:app")),
     }
+    # It has a core of its own: what is measured is the frontend, and the load is light.
+    servers[BACKEND] = Server(("users_backend",), rows=1000, core=LOAD_CORE)
+    servers[FRONTEND] = Server(("users_frontend",), backend=servers[BACKEND], path="/")
+    servers[BARE_PAGE] = Server((*GUNICORN, "page:app"), path="/")
     results: Results = defaultdict(lambda: defaultdict(list))
     with contextlib.ExitStack() as stack:
         for name, server in servers.items():
@@ -270,7 +286,7 @@ def plot(results: Results, path: Path) -> None:
             [max(by_name[name]) - m for m, name in zip(medians, names, strict=True)],
         ]
         bars = axis.barh(
-            names, medians, xerr=ranges, color=["#c05020" if n.startswith("ours") else "#8098a8" for n in names]
+            names, medians, xerr=ranges, color=["#c05020" if n.startswith("our") else "#8098a8" for n in names]
         )
         axis.bar_label(bars, [f"{m:,.0f}" if m >= 100 else f"{m:.2f}" for m in medians], padding=4)
         axis.set_title(title, loc="left", fontsize=10)

@@ -1,4 +1,4 @@
--- What wrk asks for, and how it reports. Arguments: "post" FIRST_ID | "get" ROWS | "page"
+-- What wrk asks for, and how it reports. Arguments: "post" FIRST_ID | "get" ROWS | "page" | "list"
 local what, number, body = nil, nil, nil
 
 function init(arguments)
@@ -14,7 +14,7 @@ function request()
   elseif what == "get" then
     return wrk.format("GET", "/users/" .. math.random(number))
   end
-  return wrk.format("GET", "/users")
+  return wrk.format("GET", what == "list" and "/" or "/users")
 end
 
 function done(summary, latency, requests)

@@ -21,7 +21,7 @@ def test_the_benchmark_measures_compares_and_draws(tmp_path: Path) -> None:
     )
     document = json.loads((tmp_path / "bench.json").read_text())
     assert all(ratio["ratio"] > 0 for ratio in document["ratios"])
-    assert len(document["ratios"]) == 11
+    assert len(document["ratios"]) == 12
     for by_name in document["values"].values():
         assert all(min(values) >= 0 and len(values) == 1 for values in by_name.values())
     assert document["values"]["POST a second, 16 clients"]["ours"][0] > 0
