@@ -8,7 +8,7 @@ help: ## list the targets
 
 # --- The VM --------------------------------------------------------------------------
 
-.PHONY: up down destroy ssh status logs
+.PHONY: up down destroy ssh status logs rollback
 up: ## start the VM and both services (without VirtualBox: through QEMU, installed if need be)
 	@python3 tools/up.py
 
@@ -27,6 +27,10 @@ status: ## how the VM and the two services are
 
 logs: ## follow the logs of both services (Ctrl-C ends it)
 	vagrant ssh --command "sudo journalctl --follow --lines 50 --output short-iso --unit 'users-*'"
+
+rollback: ## put one service back to the version before: make rollback SERVICE=backend
+	@[ -n "$(SERVICE)" ] || { echo "Say which one: make rollback SERVICE=backend" >&2; exit 1; }
+	vagrant ssh --command "sudo users-deploy $(SERVICE) back"
 
 # --- Without a VM --------------------------------------------------------------------
 

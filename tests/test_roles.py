@@ -76,6 +76,9 @@ def service(**settings: object) -> dict[str, object]:
         "service_unit": "users-backend",
         "service_image": "users-backend:0123456789ab",
         "service_digest": "digest",
+        "service_shared": True,
+        "service_live": False,
+        "service_variant": "live",
     }
 
 
@@ -87,7 +90,7 @@ def docker_run(unit: str) -> list[str]:
 
 
 def test_the_unit_runs_the_container_with_nothing_that_it_does_not_need(render: Any) -> None:
-    command = docker_run(render("service", "container.service.j2", **service()))
+    command = docker_run(render("service", "unit.service.j2", **service()))
     options = " ".join(command)
     for option in (
         "--rm",
@@ -97,7 +100,7 @@ def test_the_unit_runs_the_container_with_nothing_that_it_does_not_need(render: 
         "--user 1000:1000",
         "--memory 256m",
         "--pids-limit 256",
-        "--publish 8080:8080",
+        "--publish 127.0.0.1:8080:8080",
         "--network-alias backend",
     ):
         assert option in options
@@ -106,20 +109,59 @@ def test_the_unit_runs_the_container_with_nothing_that_it_does_not_need(render: 
     assert "--mount" not in command
 
 
-def test_a_shared_folder_is_mounted_and_never_replaced_by_an_empty_one(render: Any) -> None:
-    volume = {"source": "/data", "target": "/data", "shared": True}
-    unit = render("service", "container.service.j2", **service(volumes=[volume]))
-    assert "RequiresMountsFor=/data" in unit
-    assert "AssertPathIsMountPoint=/data" in unit
+def mounts(unit: str) -> list[str]:
+    """What the container sees of the machine."""
     command = docker_run(unit)
-    assert command[command.index("--mount") + 1] == "type=bind,source=/data,target=/data"
-    assert "-v" not in command
-    assert "--volume" not in command
+    assert not {"-v", "--volume"} & set(command)  # they make a missing source folder
+    return [command[n + 1] for n, word in enumerate(command) if word == "--mount"]
 
 
-def test_a_folder_of_the_vm_alone_needs_no_share(render: Any) -> None:
-    unit = render("service", "container.service.j2", **service(volumes=[{"source": "/srv/x", "target": "/x"}]))
-    assert "AssertPathIsMountPoint" not in unit
+SHARED = {"source": "/srv/my-data", "target": "/data", "shared": True}
+
+
+def test_a_shared_folder_is_mounted_and_never_replaced_by_an_empty_one(render: Any) -> None:
+    unit = render("service", "unit.service.j2", **service(volumes=[SHARED]))
+    assert mounts(unit) == ["type=bind,source=/srv/my-data,target=/data"]
+    assert "ExecStartPre=/bin/sh -c 'mountpoint --quiet /srv/my-data || " in unit
+    assert "Wants=network-online.target srv-my\\x2ddata.mount\n" in unit  # systemd-escape(1) --path
+    assert "After=docker.service network-online.target srv-my\\x2ddata.mount\n" in unit
+
+
+def test_a_folder_of_the_machine_alone_needs_no_share(render: Any) -> None:
+    volumes = [{"source": "/srv/x", "target": "/x"}]
+    assert "mountpoint" not in render("service", "unit.service.j2", **service(volumes=volumes))
+    # On a machine that nobody shares folders with, every folder is its own.
+    alone = service(volumes=[SHARED]) | {"service_shared": False}
+    assert "mountpoint" not in render("service", "unit.service.j2", **alone)
+
+
+def test_a_trial_touches_neither_the_port_nor_the_name_nor_the_data(render: Any) -> None:
+    unit = render("service", "unit.service.j2", **service(volumes=[SHARED]) | {"service_variant": "trial"})
+    command = docker_run(unit)
+    assert mounts(unit) == ["type=tmpfs,target=/data,tmpfs-mode=1777"]
+    assert not {"--publish", "--network-alias"} & set(command)
+    assert command[command.index("--name") + 1] == "users-backend-trial"
+    assert "Restart=no" in unit
+
+
+def test_with_live_reload_the_source_is_mounted_read_only_and_needs_the_share(render: Any) -> None:
+    live = service(live_command="python -m users_backend") | {"service_live": True}
+    unit = render("service", "unit.service.j2", **live)
+    assert mounts(unit) == [
+        "type=bind,source=/vagrant/apps/backend/src,target=/app/src,readonly",
+        "type=bind,source=/usr/local/lib/users-live.py,target=/usr/local/lib/users-live.py,readonly",
+    ]
+    assert docker_run(unit)[-6:] == [
+        "python3",
+        "/usr/local/lib/users-live.py",
+        "/app/src",
+        "python",
+        "-m",
+        "users_backend",
+    ]
+    assert "mountpoint --quiet /vagrant" in unit
+    for variant in ("image", "trial"):
+        assert mounts(render("service", "unit.service.j2", **live | {"service_variant": variant})) == []
 
 
 def test_the_environment_reaches_the_container_as_it_is(render: Any) -> None:
@@ -128,12 +170,37 @@ def test_the_environment_reaches_the_container_as_it_is(render: Any) -> None:
 
 
 def test_each_secret_is_a_file_of_its_own(render: Any) -> None:
-    command = docker_run(render("service", "container.service.j2", **service(secrets=["SECRET_KEY"])))
+    command = docker_run(render("service", "unit.service.j2", **service(secrets=["SECRET_KEY"])))
     files = [command[n + 1] for n, word in enumerate(command) if word == "--env-file"]
-    assert files == ["/etc/users/backend.env", "/etc/users/backend.SECRET_KEY"]
+    assert files == ["/etc/users/backend/env", "/etc/users/backend/secret.SECRET_KEY"]
 
 
-@pytest.mark.parametrize("role", ["docker", "service"])
+def environment(text: str) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in text.splitlines() if not line.startswith("#"))
+
+
+def test_with_a_proxy_the_services_reach_each_other_without_it(render: Any) -> None:
+    variables = {"service_http_proxy": "http://proxy.example:3128", "service_no_proxy": ".example.com"}
+    variables |= {"service_list": {"backend": {}, "frontend": {}}}
+    text = render("service", "container.env.j2", **service(), **variables)
+    assert environment(text) == {
+        "PORT": "8080",
+        "HTTP_PROXY": "http://proxy.example:3128",
+        "NO_PROXY": ".example.com,localhost,127.0.0.1,backend,frontend",
+    }
+
+
+def test_the_containers_trust_what_the_machine_trusts(render: Any) -> None:
+    company = {"service_ca_certificate": "/etc/ssl/certs/ca-certificates.crt"}
+    text = render("service", "container.env.j2", **service(), **company)
+    assert environment(text)["SSL_CERT_FILE"] == "/etc/ssl/certs/ca-certificates.crt"
+    [mount] = mounts(render("service", "unit.service.j2", **service(), **company))
+    assert mount.split(",")[1:] == [f"{end}=/etc/ssl/certs/ca-certificates.crt" for end in ("source", "target")] + [
+        "readonly"
+    ]
+
+
+@pytest.mark.parametrize("role", ["docker", "machine", "service"])
 def test_each_default_is_described_and_the_same_in_the_description(role: str) -> None:
     defaults = yaml.safe_load((ROOT / f"roles/{role}/defaults/main.yml").read_text())
     specs = yaml.safe_load((ROOT / f"roles/{role}/meta/argument_specs.yml").read_text())

@@ -27,9 +27,12 @@ module Settings
     "libvirt.box" => TEXT, "libvirt.box_url" => TEXT,
     "host_ip" => [->(v) { v.to_s.match?(/\A\d{1,3}(\.\d{1,3}){3}\z/) }, "an IPv4 address, such as 127.0.0.1"],
     "data_dir" => NAME,
+    "live_reload" => [->(v) { [true, false].include?(v) }, "true or false"],
     "user_id" => [->(v) { v.is_a?(Integer) && v.between?(1, 2**31) }, "a user id above 0 (0 is root)"],
     "services.[].source" => NAME, "services.[].port" => PORT, "services.[].host_port" => PORT,
     "services.[].health_path" => [->(v) { v.to_s.start_with?("/") }, "a path that starts with /"],
+    "services.[].live_command" => [->(v) { v.to_s.match?(%r{\A[\w./:=-]+( [\w./:=-]+)*\z}) },
+                                   "a command of plain words, such as python -m users_backend"],
     "services.[].environment" => MAP,
     "services.[].environment.[]" => [->(v) { [String, Integer].any? { |type| v.is_a?(type) } && !v.to_s.include?("\n") },
                                      "one line of text, or a number"],
@@ -40,7 +43,7 @@ module Settings
     "services.[].memory" => [->(v) { v.to_s.match?(/\A\d+[kmg]\z/) }, "a size such as 256m"],
     "image.base" => NAME, "image.base_archive" => INSIDE,
     "network.http_proxy" => WEB, "network.https_proxy" => WEB, "network.no_proxy" => TEXT,
-    "network.ca_certificate" => INSIDE, "network.pip_index_url" => WEB, "network.registry_mirror" => WEB
+    "network.ca_certificate" => INSIDE, "network.apt_mirror" => WEB, "network.pip_index_url" => WEB, "network.registry_mirror" => WEB
   }.freeze
   REQUIRED_OF_A_SERVICE = %w[source port host_port health_path].freeze
 

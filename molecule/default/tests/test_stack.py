@@ -8,9 +8,12 @@ import os
 import random
 import re
 import sqlite3
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +102,7 @@ def test_the_data_belongs_to_the_user_of_the_containers(vm: Any) -> None:
 
 
 def test_the_secret_key_is_kept_where_only_root_reads_it(vm: Any) -> None:
-    file = vm.file("/etc/users/frontend.SECRET_KEY")
+    file = vm.file("/etc/users/frontend/secret.SECRET_KEY")
     assert (file.mode, file.user) == (0o600, "root")
     assert re.fullmatch(r"SECRET_KEY=[0-9a-fA-F]{64}\n", file.content_string)
     assert file.content_string.strip() in vm.check_output("docker exec users-frontend env").splitlines()
@@ -139,6 +142,19 @@ def test_both_report_their_health() -> None:
     assert laptop("frontend", "/healthz") == (200, '{"frontend_status":"ok","backend_status":"ok"}')
 
 
+def wait_until(what: str, is_true: Callable[[], bool]) -> None:
+    """Wait for a minute at most: software emulation is slow."""
+    deadline = time.monotonic() + 60
+    while not is_true():
+        if time.monotonic() > deadline:
+            pytest.fail(f"after a minute still not true: {what}")
+        time.sleep(0.5)
+
+
+def both_are_well() -> bool:
+    return laptop("frontend", "/healthz")[1].count('"ok"') == 2
+
+
 def test_a_stopped_backend_is_a_page_and_comes_back(vm: Any) -> None:
     vm.check_output("systemctl stop users-backend")
     try:
@@ -148,8 +164,58 @@ def test_a_stopped_backend_is_a_page_and_comes_back(vm: Any) -> None:
         assert "Traceback" not in page
     finally:
         vm.check_output("systemctl start users-backend")
-    for _ in range(60):
-        if laptop("frontend", "/healthz")[1].count('"ok"') == 2:
-            return
-        vm.run("sleep 1")
-    pytest.fail("the backend did not come back within a minute")
+    wait_until("both are well", both_are_well)
+
+
+def test_without_the_share_the_backend_says_why_writes_nothing_and_waits_for_it(vm: Any) -> None:
+    vm.check_output("systemctl stop users-backend && umount /data && systemctl mask --runtime --now data.mount")
+    try:
+        assert vm.run("systemctl start users-backend").rc != 0
+        time.sleep(5)  # it is tried again meanwhile
+        assert (
+            "/data is not shared with the laptop, so backend does not start."
+            in vm.run("systemctl status --no-pager --full users-backend").stdout
+        )
+        assert vm.check_output("ls -A /data") == ""
+        assert laptop("frontend", "/healthz")[1].count('"nok"') == 1
+    finally:
+        vm.check_output("systemctl unmask --runtime data.mount")
+    # Nobody starts it: it finds the share by itself.
+    wait_until("both are well", both_are_well)
+    assert vm.mount_point("/data").exists
+
+
+# --- Live code -----------------------------------------------------------------------
+
+
+@contextmanager
+def appended(file: Path, text: str) -> Iterator[None]:
+    """A file of the project with some text more, as if somebody had typed it."""
+    before = file.read_text()
+    file.write_text(before + text)
+    try:
+        yield
+    finally:
+        file.write_text(before)
+
+
+def test_a_saved_template_shows_in_the_browser() -> None:
+    with appended(ROOT / "apps/frontend/src/users_frontend/templates/base.html", "<!-- typed a moment ago -->"):
+        wait_until("the new page is there", lambda: "<!-- typed a moment ago -->" in page_or_nothing())
+    wait_until("the old page is back", lambda: page_or_nothing().rstrip().endswith("</html>"))
+
+
+def page_or_nothing() -> str:
+    """The form; nothing while the frontend starts again."""
+    try:
+        return laptop("frontend", "/")[1]
+    except OSError:
+        return ""
+
+
+def test_a_syntax_error_is_in_the_log_and_heals_when_it_is_mended(vm: Any) -> None:
+    with appended(ROOT / "apps/backend/src/users_backend/users.py", "\ndef oops(:\n"):
+        wait_until("the backend is gone", lambda: not both_are_well())
+        log = "journalctl --unit users-backend --lines 50 --output cat --no-pager"
+        wait_until("the log says why", lambda: "SyntaxError" in vm.check_output(log))
+    wait_until("both are well", both_are_well)
