@@ -8,7 +8,7 @@ help: ## list the targets
 
 # --- The VM --------------------------------------------------------------------------
 
-.PHONY: up down destroy ssh status logs rollback
+.PHONY: up down destroy ssh status logs rollback doctor
 up: ## start the VM and both services (without VirtualBox: through QEMU, installed if need be)
 	@python3 tools/up.py
 
@@ -31,6 +31,9 @@ logs: ## follow the logs of both services (Ctrl-C ends it)
 rollback: ## put one service back to the version before: make rollback SERVICE=backend
 	@[ -n "$(SERVICE)" ] || { echo "Say which one: make rollback SERVICE=backend" >&2; exit 1; }
 	vagrant ssh --command "sudo users-deploy $(SERVICE) back"
+
+doctor: ## what is wrong with this machine or the VM, and what to do; paste it into a bug report
+	@python3 tools/doctor.py
 
 # --- Without a VM --------------------------------------------------------------------
 

@@ -78,6 +78,7 @@ def test_a_busy_port_is_named_with_the_variable_that_changes_it(ports: dict[str,
     with socket.create_server(("127.0.0.1", int(ports["FRONTEND_PORT"]))):
         message = refusal(**ports, DATA_DIR=str(tmp_path))
     assert f"Port {ports['FRONTEND_PORT']} of this machine cannot be used (Address already in use)" in message
+    assert f"(process {os.getpid()})" in message
     assert "FRONTEND_PORT=" in message
 
 

@@ -8,6 +8,7 @@ import sys
 from collections import namedtuple
 from pathlib import Path
 
+import doctor
 import pytest
 import up
 
@@ -42,7 +43,7 @@ def test_another_processor_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_sudo_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     which = shutil.which
-    monkeypatch.setattr(up, "SUDO", ["sudo"])
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(shutil, "which", lambda tool: None if tool == "sudo" else which(tool))
     with pytest.raises(up.Stop, match="there is no sudo here. Run `make up` as root"):
         up.check_machine()
@@ -50,7 +51,7 @@ def test_no_sudo_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_small_disk_is_told_how_much_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(up, "CACHE", tmp_path)  # nothing was built before
+    monkeypatch.setattr(doctor, "CACHE", tmp_path)  # nothing was built before
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(20e9, 18e9, 2e9))
     with pytest.raises(up.Stop, match=r"has 2.0 GB free; the VM needs 10 GB. Make room first"):
         up.check_machine()

@@ -14,6 +14,8 @@ import time
 import urllib.request
 from pathlib import Path
 
+from doctor import holder_of_port
+
 ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
 PATIENCE = 30  # seconds until both apps must answer
@@ -33,10 +35,10 @@ def port(key: str, default: int) -> int:
         try:
             probe.bind((HOST, int(value)))
         except OSError as error:
+            program = holder_of_port(int(value)) or "the program that has it"
             raise Stop(
-                f"Port {value} of this machine cannot be used ({error.strerror}). Stop the program that has it "
-                f"(`ss -ltnp` or `lsof -i :{value}` names it; it may be the VM: `make down`), "
-                f"or choose another port: {key}={int(value) + 10000} make local"
+                f"Port {value} of this machine cannot be used ({error.strerror}). Stop {program} "
+                f"(if it is the VM: `make down`), or choose another port: {key}={int(value) + 10000} make local"
             ) from error
     return int(value)
 

@@ -9,19 +9,18 @@ import argparse
 import hashlib
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-CACHE = ROOT / ".cache"
+import doctor
+from doctor import CACHE, ROOT, Stop, has_kvm, read_settings
+
 SUDO = [] if os.geteuid() == 0 else ["sudo"]
 
 # The programs that only QEMU's way needs. libvirt-daemon-system brings the service, dnsmasq-base
@@ -34,12 +33,6 @@ PACKAGES = [
 APT_OPTIONS = ["-q", "-o", "DPkg::Lock::Timeout=300"]  # seconds to wait for another apt
 # virtiofsd became a package of its own after Debian 12.
 VIRTIOFSD = ["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"]
-DISK_NEEDED = 10  # GB: packages 1, the box three times (built, unpacked, imported) 2, the VM's disk 4, spare 3
-MEMORY_NEEDED = 3  # GB: the VM has 2
-
-
-class Stop(Exception):
-    """The work cannot go on; the message says what happened and what to do next."""
 
 
 @contextmanager
@@ -64,34 +57,14 @@ def run(command: list[str], failure: str) -> str:
 
 
 def check_machine() -> None:
-    """Raises Stop where QEMU's way cannot work."""
-    system = platform.system()
-    if system != "Linux" or not shutil.which("apt-get"):
-        raise Stop(
-            f"Vagrant and VirtualBox are not both installed, and this system ({system}) is not Debian or Ubuntu, "
-            "where they could be replaced. Install both and run `vagrant up`:\n"
-            "  macOS:    brew install --cask virtualbox vagrant\n"
-            "  Windows:  winget install Oracle.VirtualBox Hashicorp.Vagrant\n"
-            "  Linux:    your distribution's packages, or virtualbox.org and vagrantup.com\n"
-            "Without a VM, `make local` runs both apps on the machine itself."
-        )
-    if platform.machine() not in ("x86_64", "amd64"):
-        raise Stop(
-            f"The box built here is for x86_64; this machine is {platform.machine()}. "
-            "Install VirtualBox and Vagrant, or run `make local`, which needs no VM."
-        )
-    if SUDO and not shutil.which("sudo"):
-        raise Stop("Installing Vagrant and QEMU needs root, and there is no sudo here. Run `make up` as root.")
-    for folder in (ROOT, Path("/var")):
-        free = shutil.disk_usage(folder).free / 1e9
-        if free < DISK_NEEDED and not (CACHE / "machine.yml").exists():
-            raise Stop(f"The disk of {folder} has {free:.1f} GB free; the VM needs {DISK_NEEDED} GB. Make room first.")
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    if memory < MEMORY_NEEDED:
-        raise Stop(
-            f"This machine has {memory:.1f} GB of memory; the VM needs {MEMORY_NEEDED} GB. "
-            "Run `make local`, which needs no VM."
-        )
+    """Prints what `make doctor` would note, and raises Stop for the first thing that it would call wrong."""
+    situation = doctor.look()
+    for topic, check in doctor.BEFORE.items():
+        for level, text in check(situation):
+            if level == doctor.WRONG:
+                raise Stop(doctor.shareable(text))
+            if level == doctor.NOTE:
+                print(doctor.line(level, topic, text), flush=True)
 
 
 def install() -> None:
@@ -144,12 +117,6 @@ def start_libvirt() -> None:
         print("You are now in the group libvirt; log out and in once before you call vagrant yourself.")
 
 
-def has_kvm() -> bool:
-    """True where the CPU can virtualise and the kernel offers it. The device alone may exist and not work."""
-    flags = Path("/proc/cpuinfo").read_text().split()
-    return ("vmx" in flags or "svm" in flags) and os.path.exists("/dev/kvm")
-
-
 def build(recipe: str, name: str, suffix: str, *arguments: str) -> str:
     """Runs box/`recipe` if its output is not in the cache. Returns the file, relative to the project.
 
@@ -199,16 +166,6 @@ def company_network() -> dict[str, str]:
     }
 
 
-def read_settings() -> Any:
-    """The merged settings, by the same code that the Vagrantfile uses. Raises Stop for a bad one."""
-    script = "begin; puts Settings.load.to_json; rescue Settings::Error => e; abort e.message; end"
-    command = ["ruby", "-rjson", "-r./vagrant/settings", "-e", script]
-    result = subprocess.run(command, check=False, cwd=ROOT, text=True, capture_output=True)
-    if result.returncode != 0:
-        raise Stop(result.stderr.strip())
-    return json.loads(result.stdout)
-
-
 def vagrant_up() -> None:
     """Runs `vagrant up`; its output goes to the terminal as it is."""
     command = ["vagrant", "up"] if sys.stdout.isatty() else ["vagrant", "--no-tty", "up"]
@@ -221,11 +178,11 @@ def vagrant_up() -> None:
 
 def check_urls(settings: Any) -> None:
     """Raises Stop unless every service answers on this machine's side."""
-    for name, service in settings["services"].items():
-        url = f"http://{settings['host_ip']}:{service['host_port']}{service['health_path']}"
+    for name in settings["services"]:
+        url = doctor.health_url(settings, name)
         for attempt in range(30):
             try:
-                urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=10).close()
+                doctor.get(url)
                 break
             except OSError as error:
                 if attempt == 29:
@@ -238,8 +195,6 @@ def check_urls(settings: Any) -> None:
 
 def prepare_qemu() -> None:
     """Makes this machine ready for a VM without VirtualBox."""
-    with step("Checking this machine"):
-        check_machine()
     install()
     read_settings()  # a typo is better told now than after the box is built
     start_libvirt()
@@ -265,10 +220,6 @@ def prepare_qemu() -> None:
         found["user_id"] = os.getuid()  # the files in data/ shall belong to who works with them
     note = "# What `make up` found out about this machine. settings.local.yml has the last word.\n"
     (CACHE / "machine.yml").write_text(note + json.dumps(found, indent=2) + "\n")  # JSON is YAML
-    if not has_kvm():
-        print(
-            "This CPU offers no virtualisation here: QEMU emulates one. Expect about a quarter of an hour for the first start."
-        )
 
 
 def main() -> int:
@@ -276,8 +227,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepare-only", action="store_true", help="install and build what is missing, start no VM")
     prepare_only = parser.parse_args().prepare_only
-    virtualbox = shutil.which("VBoxManage") or os.environ.get("VBOX_MSI_INSTALL_PATH")
+    virtualbox = doctor.has_virtualbox()
     try:
+        with step("Checking this machine"):
+            check_machine()
         if not (shutil.which("vagrant") and virtualbox):
             prepare_qemu()
         if not prepare_only:
