@@ -43,8 +43,8 @@ local: .venv/apps ## run both apps on this machine, until Ctrl-C
 
 # --- Work on the project -------------------------------------------------------------
 
-.PHONY: check test bench lock
-check test bench lock: export PATH := $(CURDIR)/.venv/bin:$(PATH)
+.PHONY: check test bench docs lock
+check test bench docs lock: export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 check: .venv/dev ## every check and test that needs no VM
 	tests/install-tools
@@ -61,6 +61,9 @@ test: check ## everything: `check`, crashes and full disks, `vagrant up` with An
 bench: .venv/dev ## compare the speed with a textbook app's and with what is possible (10 minutes)
 	tests/install-tools
 	PYTHONPATH=apps/backend/src python bench/bench.py
+
+docs: .venv/dev ## renew the README of each role
+	python tools/role_readmes.py
 
 lock: .venv/dev ## renew the locked requirements
 	for app in backend frontend; do \
