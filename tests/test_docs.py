@@ -1,9 +1,15 @@
-"""The documents say what the code does."""
+"""The documents say what the code does: READMEs of the roles, links, and quoted messages."""
 
+import re
 from pathlib import Path
 
 import pytest
 from role_readmes import ROLES, readme
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [*ROOT.glob("docs/*.md"), *ROLES.glob("*/README.md")]
+CODE = [ROOT / "Vagrantfile", *ROOT.glob("vagrant/*.rb"), *ROOT.glob("tools/*.py"), *ROOT.glob("ansible/*.yml")]
+CODE += [file for file in ROLES.rglob("*") if file.is_file() and file.suffix != ".md"]
 
 
 @pytest.mark.parametrize("role", sorted(ROLES.iterdir()), ids=lambda role: role.name)
@@ -18,3 +24,32 @@ def test_an_option_with_a_key_that_has_no_column_is_refused(tmp_path: Path) -> N
     (tmp_path / "meta/argument_specs.yml").write_text(spec)
     with pytest.raises(TypeError, match="aliases"):
         readme(tmp_path)
+
+
+def anchors(document: Path) -> set[str]:
+    """The names that GitHub gives the headings of a document."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings(document: Path) -> None:
+    for path, anchor in re.findall(r"\]\((?!https?://)([^)#]*)#?([^)]*)\)", document.read_text(encoding="utf-8")):
+        target = document.parent / path if path else document
+        assert target.exists(), path
+        assert not anchor or anchor in anchors(target), anchor
+
+
+def test_each_message_of_ours_in_troubleshooting_is_one_that_the_code_says() -> None:
+    text = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+    ours = text.split("\n## Messages of this project\n")[1].split("\n## ")[0]
+    quotes = [quote for heading in re.findall(r"^### (.*)$", ours, re.MULTILINE) for quote in heading.split("`")[1::2]]
+    assert len(quotes) > 20
+    # Texts that stand side by side are one, and so are lines.
+    sources = [re.sub(r"""["']\s*\\?\n\s*f?["']""", "", file.read_text()) for file in CODE]
+    code = "\n".join(re.sub(r"\s+", " ", source) for source in sources)
+
+    def pattern(quote: str) -> str:
+        return ".{1,80}?".join(map(re.escape, quote.split("…")))
+
+    assert [quote for quote in quotes if not re.search(pattern(quote), code)] == []
