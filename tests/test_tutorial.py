@@ -1,0 +1,189 @@
+"""docs/add-a-service.md, followed literally as far as that goes without a VM; and what follows it there."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from shutil import copy, copytree
+
+import pytest
+from tutorial import Step, follow, steps, write
+
+ROOT = Path(__file__).resolve().parents[1]
+TUTORIAL = ROOT / "docs/add-a-service.md"
+READ_SETTINGS = "begin; puts Settings.load.to_json; rescue Settings::Error => e; abort e.message; end"
+
+
+def get(url: str, body: str | None = None) -> tuple[int, str]:
+    """Status and text, of errors too."""
+    try:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(url, body and body.encode(), timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+@contextmanager
+def server(command: list[str], **environment: str) -> Iterator[str]:
+    """A service on a free port; it must end well when it is asked to."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    url = f"http://127.0.0.1:{port}"
+    # As in the containers, no proxy stands between the services.
+    settings = {"HOST": "127.0.0.1", "PORT": port, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    with subprocess.Popen(command, env=os.environ | settings | environment) as process:
+        try:
+            for _ in range(300):
+                try:
+                    assert get(f"{url}/healthz")[0] == 200
+                    break
+                except OSError:
+                    assert process.poll() is None
+                    time.sleep(0.1)
+            else:
+                pytest.fail(f"{command} did not answer within 30 s")
+            yield url
+        finally:
+            process.terminate()
+    assert process.returncode == 0
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """What reading the settings needs, in a folder of its own."""
+    copytree(ROOT / "vagrant", tmp_path / "vagrant")
+    copy(ROOT / "settings.yml", tmp_path)
+    return tmp_path
+
+
+def test_the_service_greets_the_users_of_the_real_backend(project: Path) -> None:
+    files = [step for step in steps(TUTORIAL) if step.language not in ("sh", "text")]
+    *whole, change, removal = files
+    promises = [step.content for step in steps(TUTORIAL) if step.language == "text"]
+    for step in whole:
+        write(step, project)
+
+    read = ["ruby", "-W", "-rjson", "-r./vagrant/settings", "-e", READ_SETTINGS]
+    result = subprocess.run(read, check=True, cwd=project, capture_output=True, text=True)
+    services = json.loads(result.stdout)["services"]
+    assert list(services) == ["backend", "frontend", "greeter"]
+    service = services["greeter"]
+    assert service["environment"]["BACKEND_URL"] == f"http://backend:{services['backend']['port']}"
+
+    # The image's own commands, with its /app where the files are.
+    source = project / service["source"]
+    dockerfile = (source / "Dockerfile").read_text()
+    health, command = (json.loads(line.replace("/app/", f"{source}/")) for line in re.findall(r"CMD (.*)", dockerfile))
+
+    database = f"sqlite:///{project}/users.db"
+    python_path = str(ROOT / "apps/backend/src")
+    with server([sys.executable, "-m", "users_backend"], DATABASE_URL=database, PYTHONPATH=python_path) as backend:
+        assert get(f"{backend}/users", '{"id": 1, "name": "Ana"}')[0] == 201
+        with server(command, BACKEND_URL=backend) as greeter:
+            assert get(f"{greeter}/") == (200, promises[0])
+            port = greeter.rpartition(":")[2]
+            subprocess.run(health, check=True, env=os.environ | {"PORT": port, "NO_PROXY": "*", "no_proxy": "*"})
+        write(change, project)
+        with server(command, BACKEND_URL=backend) as greeter:
+            assert get(f"{greeter}{service['health_path']}")[0] == 200
+            assert get(f"{greeter}/") == (200, promises[1])
+    with server(command, BACKEND_URL=backend) as greeter:  # which has ended
+        status, text = get(f"{greeter}/")
+        assert status == 502
+        assert "The backend does not answer" in text
+
+    write(removal, project)
+    assert (project / "settings.local.yml").read_text() == ""
+
+
+def test_the_commands_ask_for_what_the_settings_say() -> None:
+    commands = "".join(step.content for step in steps(TUTORIAL) if step.language == "sh")
+    settings = next(step.content for step in steps(TUTORIAL) if step.path == "settings.local.yml")
+    port = re.search(r"host_port: (\d+)", settings)
+    assert port
+    assert set(re.findall(r"127\.0\.0\.1:(\d+)", commands)) == {port[1]}
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A tutorial of all kinds of blocks, and the settings that were there before."""
+    (tmp_path / "before.yml").write_text("services: {frontend: {host_port: 1}}")
+    text = """
+A file, `a/hello.sh`, that says
+something:
+
+```shell
+echo "Hello, $NAME!"
+```
+
+```sh
+sh a/hello.sh
+```
+
+```text
+Hello, Ana!
+```
+
+The settings, `settings.local.yml`:
+
+```yaml
+services:
+  greeter: {port: 2}
+```
+
+Change `a/hello.sh`:
+
+```diff
+-echo "Hello, $NAME!"
++echo "Olá, $NAME!"
++cat before.yml
+```
+
+```sh
+sh a/hello.sh
+```
+
+```text
+Olá, Ana!
+```
+"""
+    (tmp_path / "tutorial.md").write_text(text)
+    return tmp_path / "tutorial.md"
+
+
+ENVIRONMENT = {"PATH": os.environ["PATH"], "NAME": "Ana", "SETTINGS_LOCAL": "before.yml"}
+
+
+def test_a_tutorial_is_followed_step_by_step(small: Path) -> None:
+    output = follow(small, small.parent, ENVIRONMENT)
+    assert output.startswith("Olá, Ana!\n")
+    assert json.loads(output.removeprefix("Olá, Ana!\n")) == {
+        "services": {"frontend": {"host_port": 1}, "greeter": {"port": 2}}
+    }
+
+
+def test_a_broken_promise_is_told_with_what_came_instead(small: Path) -> None:
+    with pytest.raises(AssertionError, match="promises 'Hello, Ana!.*this came:\nHello, Bia!"):
+        follow(small, small.parent, ENVIRONMENT | {"NAME": "Bia"})
+
+
+def test_a_command_that_fails_ends_the_tutorial(small: Path) -> None:
+    small.write_text(small.read_text().replace('echo "Hello', 'exit 3; echo "Hello'))
+    with pytest.raises(AssertionError, match="ended with 3"):
+        follow(small, small.parent, ENVIRONMENT)
+
+
+@pytest.mark.parametrize("present", ["one\n", "  two\n", "two\ntwo\n"])
+def test_only_whole_lines_that_are_there_once_can_be_changed(tmp_path: Path, present: str) -> None:
+    (tmp_path / "a").write_text(present)
+    with pytest.raises(AssertionError, match="has not once what the tutorial changes:\ntwo"):
+        write(Step("diff", "a", "-two\n+three\n"), tmp_path)
