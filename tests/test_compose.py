@@ -1,0 +1,154 @@
+"""compose.yaml runs the services of settings.yml, with what the units of the role service allow them and no more."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+ROLE = ROOT / "roles/service"
+TEXT = (ROOT / "compose.yaml").read_text()
+SETTINGS = yaml.safe_load((ROOT / "settings.yml").read_text())
+SERVICES = SETTINGS["services"]
+# What the unit's docker run is told and Compose does by itself or says elsewhere: names, networks, variables, ports.
+NOT_COMPARED = {"--rm", "--name", "--label", "--network", "--network-alias", "--env-file", "--publish"}
+
+
+def compose(**environment: str) -> Any:
+    """The file as Compose reads it with these environment variables."""
+    return yaml.safe_load(
+        re.sub(r"\$\{(\w+):-([^}]*)\}", lambda match: environment.get(match[1], match[2]), TEXT).replace("$$", "$")
+    )
+
+
+def unit(name: str, folder: Path) -> str:
+    """The service's unit, rendered by the real Ansible."""
+    variables = yaml.safe_load((ROLE / "defaults/main.yml").read_text()) | {
+        "service": {"name": name, "settings": SERVICES[name]},
+        "service_unit": f"users-{name}",
+        "service_image": "image",
+        "service_digest": "digest",
+        "service_trial": False,
+        "service_live": False,
+    }
+    subprocess.run(
+        [Path(sys.executable).parent / "ansible", "localhost", "--connection", "local"]
+        + ["--extra-vars", json.dumps(variables), "--module-name", "template"]
+        + ["--args", f"src={ROLE}/templates/unit.service.j2 dest={folder}/unit"],
+        check=True,
+        capture_output=True,
+        cwd=folder,
+    )
+    return (folder / "unit").read_text()
+
+
+def options_of_unit(text: str) -> list[str]:
+    """What decides what the container may do and how much, each option with its value."""
+    match = re.search(r"^ExecStart=/usr/bin/docker run ((?:.*\\\n)*)", text, re.MULTILINE)
+    assert match
+    options = re.split(r" (?=--)", " ".join(shlex.split(match[1].replace("\\\n", " "))))
+    return sorted(option for option in options if option.split()[0] not in NOT_COMPARED)
+
+
+def options_of_compose(service: dict[str, Any]) -> list[str]:
+    """The same in the words of docker run."""
+    return sorted(
+        [f"--user {service['user']}", f"--memory {service['mem_limit']}", f"--pids-limit {service['pids_limit']}"]
+        + ["--read-only"] * service["read_only"]
+        + [f"--tmpfs {folder}" for folder in service["tmpfs"]]
+        + [f"--cap-drop {capability}" for capability in service["cap_drop"]]
+        + [f"--security-opt {option}" for option in service["security_opt"]]
+        + [f"--dns-search {domain}" for domain in service["dns_search"]]
+        + [f"--dns-opt {option}" for option in service["dns_opt"]]
+        + [
+            f"--mount type={volume['type']},source={volume['source']},target={volume['target']}"
+            for volume in service.get("volumes", [])
+        ]
+    )
+
+
+def test_it_has_the_services_of_the_settings() -> None:
+    assert compose()["services"].keys() == SERVICES.keys()
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_container_may_do_what_it_may_under_systemd(name: str, tmp_path: Path) -> None:
+    text = unit(name, tmp_path)
+    service = compose(DATA_DIR="/data")["services"][name]
+    assert options_of_compose(service) == options_of_unit(text)
+    assert f"docker stop --time {service['stop_grace_period'].removesuffix('s')} " in text
+    # Nothing that would take it back.
+    assert not service.keys() & {"privileged", "cap_add", "devices", "network_mode", "pid", "ipc", "userns_mode"}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_port_listens_on_this_machine_alone(name: str) -> None:
+    port, host_port = SERVICES[name]["port"], SERVICES[name]["host_port"]
+    assert compose()["services"][name]["ports"] == [f"127.0.0.1:{host_port}:{port}"]
+    other = compose(**{f"{name.upper()}_PORT": "1"})["services"][name]
+    assert other["ports"] == [f"127.0.0.1:1:{port}"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_has_the_variables_of_the_settings(name: str) -> None:
+    assert (
+        compose()["services"][name]["environment"] == {"PORT": SERVICES[name]["port"]} | SERVICES[name]["environment"]
+    )
+
+
+def test_the_data_is_the_folder_of_the_settings_and_is_never_made_by_docker() -> None:
+    for service in compose()["services"].values():
+        for volume in service.get("volumes", []):
+            assert volume["source"] == SETTINGS["data_dir"]
+            assert volume["bind"] == {"create_host_path": False}
+    assert (ROOT / SETTINGS["data_dir"] / ".gitkeep").exists()  # a fresh clone has the folder
+
+
+def test_the_frontend_waits_for_a_healthy_backend() -> None:
+    assert compose()["services"]["frontend"]["depends_on"] == {"backend": {"condition": "service_healthy"}}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_health_is_asked_for_as_the_image_says(name: str) -> None:
+    dockerfile = (ROOT / SERVICES[name]["source"] / "Dockerfile").read_text()
+    check = re.search(r"^HEALTHCHECK (?:.*\\\n)*.*", dockerfile, re.MULTILINE)
+    assert check
+    assert SERVICES[name]["health_path"] in check[0]
+    assert compose()["services"][name]["healthcheck"].keys() == {"interval"}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_an_image_is_built_from_the_same_folder_base_and_secrets(name: str) -> None:
+    build = compose()["services"][name]["build"]
+    assert build["context"] == SERVICES[name]["source"]
+    assert f"BASE_IMAGE={SETTINGS['image']['base']}" in build["args"]
+    dockerfile = (ROOT / build["context"] / "Dockerfile").read_text()
+    assert set(build["secrets"]) == set(re.findall(r"type=secret,id=([\w.]+)", dockerfile))
+
+
+def test_a_secret_of_the_build_that_is_not_set_is_an_empty_file() -> None:
+    for secret in compose()["secrets"].values():
+        assert (ROOT / secret["file"]).read_bytes() == b""
+
+
+def test_the_frontend_gets_a_new_key_at_each_start(tmp_path: Path) -> None:
+    (tmp_path / "users_frontend.py").write_text("import os; print(os.environ['SECRET_KEY'])")
+    environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(tmp_path)}
+    command = compose()["services"]["frontend"]["command"]
+    keys = {subprocess.check_output(command, env=environment, text=True).strip() for _ in range(2)}
+    assert len(keys) == 2
+    assert all(re.fullmatch(r"[0-9a-f]{64}", key) for key in keys)
+
+
+def test_each_variable_is_explained_with_its_default() -> None:
+    for name, default in re.findall(r"\$\{(\w+):-([^}]*)\}", TEXT):
+        assert re.search(rf"^#   {name} +\w.*\({re.escape(default)}[:)]", TEXT, re.MULTILINE)
+    for name in compose()["x-build"]["args"][1:]:
+        assert re.search(rf"^#   .*\b{name}\b", TEXT, re.MULTILINE)
