@@ -1,6 +1,6 @@
 """The running stack, seen from both sides: inside the VM over SSH, and from the laptop.
 
-Environment variables: SSH_CONFIG, what `vagrant ssh-config` printed; SETTINGS_LOCAL, the settings of the VM.
+Environment variables: those of conftest.py, and SETTINGS_LOCAL, the settings of the VM.
 """
 
 import json
@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import testinfra
 import yaml
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -30,12 +29,6 @@ COMPANY_CERTIFICATES = ROOT / ".cache/company.crt"  # where `make up` found some
 DATABASE = ROOT / SETTINGS["data_dir"] / "users.db"
 
 pytestmark = pytest.mark.timeout(600)  # seconds; software emulation is slow
-
-
-@pytest.fixture(scope="module")
-def vm() -> Any:
-    """The VM over SSH, as root."""
-    return testinfra.get_host("ssh://default", ssh_config=os.environ["SSH_CONFIG"], sudo=True)
 
 
 def laptop(service: str, path: str, data: dict[str, str] | str | None = None) -> tuple[int, str]:
