@@ -35,7 +35,7 @@ def unit(name: str, folder: Path) -> str:
         "service_unit": f"users-{name}",
         "service_image": "image",
         "service_digest": "digest",
-        "service_trial": False,
+        "service_variant": "image",
         "service_live": False,
     }
     subprocess.run(
