@@ -1,6 +1,7 @@
 """The two ways to a running stack, each on a real VM that is destroyed afterwards.
 
-Both VMs use one data folder, one after the other: what the first one saved must be there in the second.
+Both VMs use one data folder, one after the other: what the first one saved must be there in the second. The tests
+are steps on the same VM, in this order.
 """
 
 import collections
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect, sync_playwright
+from tutorial import follow
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / ".cache/test"
@@ -74,11 +76,11 @@ def vm_host() -> Iterator[None]:
             os.kill(process, signal.SIGTERM)
 
 
-def test_make_up_then_a_user_created_in_a_browser_outlives_the_vm() -> None:
+def test_make_up_ends_with_both_urls_and_a_user_created_in_a_browser() -> None:
     run("make", "up")
     with open(WORK / "ssh-config", "w") as file:
         subprocess.run(["vagrant", "ssh-config"], check=True, cwd=ROOT, env=ENVIRONMENT, stdout=file)
-    run(sys.executable, "-m", "pytest", "molecule/default/tests")
+    run(sys.executable, "-m", "pytest", "molecule/default/tests/test_stack.py")
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
@@ -93,6 +95,22 @@ def test_make_up_then_a_user_created_in_a_browser_outlives_the_vm() -> None:
         expect(page.get_by_text("User 1, Ana, was created")).to_be_visible()
         browser.close()
 
+
+def test_the_tutorial_adds_a_service_and_removes_it() -> None:
+    service = ROOT / "apps/greeter"
+    assert not service.exists(), f"{service} is there already: move it away."
+    settings = WORK / "settings.yml"
+    shutil.copy(ROOT / ENVIRONMENT["SETTINGS_LOCAL"], settings)
+    try:
+        local = ENVIRONMENT | {"SETTINGS_LOCAL": str(settings.relative_to(ROOT))}
+        output = follow(ROOT / "docs/add-a-service.md", ROOT, local)
+    finally:
+        shutil.rmtree(service, ignore_errors=True)
+    assert "users-frontend.service" in output
+    assert "users-greeter" not in output
+
+
+def test_a_second_make_up_finds_nothing_to_do_and_the_data_outlives_the_vm() -> None:
     start = time.monotonic()
     run("make", "up")
     assert time.monotonic() - start < 120, "a second `make up` found work to do"
