@@ -36,10 +36,13 @@ def render(tmp_path: Path) -> Any:
     return run
 
 
-def test_dockerd_rotates_its_logs(render: Any) -> None:
+def test_dockerd_rotates_its_logs_and_limits_what_containers_may_do(render: Any) -> None:
     assert json.loads(render("docker", "daemon.json.j2")) == {
+        "default-ulimits": {"nofile": {"Name": "nofile", "Soft": 8192, "Hard": 8192}},
+        "icc": False,
         "log-driver": "local",
         "log-opts": {"max-size": "10m", "max-file": "3"},
+        "no-new-privileges": True,
     }
 
 
