@@ -12,6 +12,7 @@ ALLOWED = [
     (ROOT / "box/vagrant.pub").read_text(),  # known to everybody: Vagrant replaces it at the first `vagrant up`
     "0123456789abcdef0123456789abcdef",  # in tests of the frontend
     "http://me:secret@backend",
+    "http://USER:PASSWORD@HOST",
 ]
 
 # What secrets look like. The tests of the VM search its logs, images and files with the same table.
@@ -25,8 +26,8 @@ SECRETS = {
     "Google API key": r"\bAIza[\w-]{35}",
     "PyPI token": r"\bpypi-AgE[\w-]{20}",
     "JSON web token": r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10}",
-    # Unless the host is one that RFC 2606 keeps for examples. Ansible's log has stars for a password.
-    "password in a URL": r"://[^\s/:@]+:[^\s/@*]+@(?!(?:[\w-]+\.)*example(?:\.(?:com|net|org))?\b)",
+    # Unless a part is a variable, or the host one that RFC 2606 keeps for examples. Ansible's log has stars for a password.
+    "password in a URL": r"://[^\s/:@{]+:[^\s/@*{]+@(?!\{|(?:[\w-]+\.)*example(?:\.(?:com|net|org))?\b)",
     # A long value with a digit in it; a call or a variable has a dot, a bracket or a dollar sign instead.
     "value of a secret": r"(?i)(?:passw(?:or)?d|secret(?:_?key)?|token|api_?key)[\"']?\s*[:=]\s*[\"']?"
     r"(?=[a-z_+/-]*[0-9])[\w+/-]{16}",

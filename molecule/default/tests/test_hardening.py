@@ -4,7 +4,6 @@ Environment variable: SSH_CONFIG, what `vagrant ssh-config` printed.
 """
 
 import json
-import os
 import re
 import runpy
 from collections.abc import Callable
@@ -14,7 +13,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import testinfra
 import yaml
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -24,12 +22,6 @@ DOCUMENT = (ROOT / "docs/hardening.md").read_text()
 looks_like_secrets = runpy.run_path(str(ROOT / "tests/test_secrets.py"))["found"]
 
 pytestmark = pytest.mark.timeout(600)  # seconds; software emulation is slow
-
-
-@pytest.fixture(scope="module")
-def vm() -> Any:
-    """The VM over SSH, as root."""
-    return testinfra.get_host("ssh://default", ssh_config=os.environ["SSH_CONFIG"], sudo=True)
 
 
 # --- The CIS Docker Benchmark --------------------------------------------------------
