@@ -51,13 +51,10 @@ def test_dockerd_asks_the_mirror_when_there_is_one(render: Any) -> None:
     assert daemon["registry-mirrors"] == ["https://mirror.example"]
 
 
-def test_dockerd_gets_the_proxy_and_a_percent_sign_survives_systemd(render: Any) -> None:
-    unit = render("docker", "proxy.conf.j2", docker_http_proxy="http://a%40b:p@proxy.example:3128")
-    assert unit.splitlines()[1:] == ["[Service]", 'Environment="HTTP_PROXY=http://a%%40b:p@proxy.example:3128"']
-
-
-def test_without_a_proxy_dockerd_gets_none(render: Any) -> None:
-    assert "Environment" not in render("docker", "proxy.conf.j2")
+def test_dockerd_gets_the_proxy_from_a_file_whose_text_systemd_shows_to_nobody(render: Any) -> None:
+    assert render("docker", "proxy.conf.j2").splitlines()[1:] == ["[Service]", "EnvironmentFile=/etc/docker/proxy.env"]
+    text = render("docker", "proxy.env.j2", docker_http_proxy="http://a%40b:p@proxy.example:3128")
+    assert text.splitlines()[1:] == ["HTTP_PROXY=http://a%40b:p@proxy.example:3128"]
 
 
 def test_pip_asks_the_package_index_that_is_set(render: Any) -> None:

@@ -1,0 +1,155 @@
+"""Asks each host that something will be fetched from, and prints for each that does not answer why, and what to do.
+
+Usage: network_check.py [apt] [pip] [registry]    what is going to be fetched
+Environment: http_proxy, https_proxy, no_proxy, pip_index_url and registry_mirror, as settings.yml explains them, and
+base_image, the image that Docker will pull. The exit status is 1 when a host does not answer.
+"""
+
+import http.client
+import os
+import re
+import socket
+import ssl
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import urlsplit
+
+SETTINGS = dict(os.environ)  # by their names in settings.yml
+TIMEOUT = 15  # seconds
+ANSWERS = {401, 404, 405}  # a host that asks for a login or has no such page is there
+
+
+def apt() -> Iterator[str]:
+    """The first files that `apt-get update` would fetch."""
+    command = ["apt-get", "update", "--print-uris", "-o", "Debug::NoLocking=true"]
+    output = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
+    for uri in re.findall(r"^'(\S+/InRelease)'", output, re.MULTILINE):
+        if uri.startswith("mirror+file:"):  # Debian's cloud images: a file with one mirror in each line
+            file, release = uri.removeprefix("mirror+file:").split("/dists/")
+            yield from (f"{line.split()[0]}/dists/{release}" for line in Path(file).read_text().splitlines() if line)
+        else:
+            yield uri
+
+
+def pip() -> Iterator[str]:
+    """The package index: the one that is set, or the default of the pip that this machine has, if it has one."""
+    index = SETTINGS.get("pip_index_url")
+    if not index:
+        sys.path += map(str, Path("/usr/share/python-wheels").glob("pip-*.whl"))
+        try:
+            from pip._internal.models.index import PyPI
+        except ImportError:
+            return
+        index = PyPI.simple_url
+    yield index.rstrip("/") + "/pip/"
+
+
+def registry() -> Iterator[str]:
+    """The image registry: the one in the image's name, or the mirror, or what dockerd, if it runs, takes otherwise."""
+    image, mirror = SETTINGS.get("base_image", ""), SETTINGS.get("registry_mirror")
+    host, slash, _ = image.partition("/")
+    if slash and re.search("[.:]", host):
+        yield f"https://{host}/v2/"
+    elif mirror:
+        yield mirror.rstrip("/") + "/v2/"
+    else:
+        try:
+            command = ["docker", "info", "--format", "{{.IndexServerAddress}}"]
+            yield subprocess.run(command, check=True, text=True, capture_output=True).stdout.strip()
+        except (FileNotFoundError, subprocess.CalledProcessError):
+            return
+
+
+WHAT = {
+    "apt": (apt, "the distribution's packages"),
+    "pip": (pip, "Python's packages"),
+    "registry": (registry, "the base image"),
+}
+
+
+def trust() -> ssl.SSLContext:
+    """The certificates that apt and dockerd trust, read no more strictly than they do."""
+    context = ssl.create_default_context()
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    bundle = Path("/etc/ssl/certs/ca-certificates.crt")
+    if bundle.exists():
+        context.load_verify_locations(bundle)
+    return context
+
+
+def proxy_for(url: str) -> str | None:
+    """Where the proxy for a URL listens, without user and password."""
+    parts = urlsplit(url)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if not proxy or urllib.request.proxy_bypass(parts.netloc):
+        return None
+    return urlsplit(proxy).netloc.rpartition("@")[2]
+
+
+def trouble(url: str) -> str | None:
+    """Why a URL's host does not answer, and what to do; nothing when it does."""
+    proxy = proxy_for(url)
+    setting = f"network.{urlsplit(url).scheme}_proxy"
+    opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=trust()))
+    try:
+        opener.open(url, timeout=TIMEOUT).close()
+        return None
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        tunnel = re.match(r"Tunnel connection failed: (\d+)", str(reason))  # the proxy's answer, for https
+        status = error.code if isinstance(error, urllib.error.HTTPError) else int(tunnel[1]) if tunnel else None
+    # Some proxies answer 401 when the password is wrong.
+    if status == 407 or (status == 401 and proxy and (tunnel or url.startswith("http:"))):
+        return (
+            f"The proxy {proxy} wants a user and a password, or others than it was given. Write them into {setting}, "
+            "as http://USER:PASSWORD@HOST:PORT, with %XX for each special character."
+        )
+    if status in ANSWERS:
+        return None
+    if status and proxy:
+        return (
+            f"The proxy {proxy} answers {status} for it: it does not reach this host, or does not allow it. Ask those "
+            "who run the proxy; a host inside the company belongs into network.no_proxy."
+        )
+    if status:
+        return f"It answers {status}. Check its address in the settings; if that is right, try again later."
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        return (
+            f"Its certificate is not trusted ({reason.verify_message}). Behind a proxy that inspects TLS, "
+            "save the company's certificate in this folder and name the file in network.ca_certificate."
+        )
+    if proxy:
+        return f"The proxy {proxy} cannot be reached ({reason}). Check {setting}."
+    if isinstance(reason, socket.gaierror):
+        return (
+            "Its name is not known here: there is no network or no DNS, or only a proxy leads out. "
+            f"Check the network; in a company, set {setting}."
+        )
+    return f"There is no connection to it ({reason}). Check the network and its firewall; in a company, set {setting}."
+
+
+def main(wanted: list[str]) -> int:
+    urls: dict[str | None, tuple[str, str]] = {}  # one for each host
+    for name in wanted:
+        source, what = WHAT[name]
+        for url in source():
+            url = re.sub("//[^/@]*@", "//", url)  # whether there is somebody: no login is needed for that
+            urls.setdefault(urlsplit(url).hostname, (url, what))
+    with ThreadPoolExecutor() as threads:
+        answers = threads.map(trouble, [url for url, _ in urls.values()])
+        lines = [
+            f"{host} ({what}) does not answer. {answer}"
+            for (host, (_, what)), answer in zip(urls.items(), answers, strict=True)
+            if answer
+        ]
+    print(*lines, sep="\n", end="\n" if lines else "")
+    return 1 if lines else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

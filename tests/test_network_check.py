@@ -1,0 +1,211 @@
+"""roles/machine/files/network_check.py against real servers, a real TLS server and a real forward proxy."""
+
+import os
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[1] / "roles/machine/files/network_check.py"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers each path that begins with a number with that status, and others with 200."""
+
+    def do_GET(self) -> None:
+        first = self.path.split("/")[1]
+        self.send_response(int(first) if first.isdecimal() else 200)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@contextmanager
+def serve(certificate: Path | None = None) -> Iterator[str]:
+    """A server on 127.0.0.1; returns its address."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        thread = Thread(target=server.serve_forever, args=[0.05])
+        thread.start()
+        try:
+            yield f"{'https' if certificate else 'http'}://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    with serve() as url:
+        yield url
+
+
+@pytest.fixture
+def closed_port() -> Iterator[str]:
+    """An address that refuses each connection: bound, and nobody listens."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{bound.getsockname()[1]}"
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate for 127.0.0.1 that nobody trusts, with its key, as a company's proxy would show it."""
+    file, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=company"
+    command += f" -addext subjectAltName=IP:127.0.0.1 -out {file} -keyout {key}"
+    subprocess.run(command.split(), check=True, capture_output=True)
+    file.write_text(file.read_text() + key.read_text())
+    return file
+
+
+def check(*wanted: str, **environment: str) -> list[str]:
+    """Run the check with nothing but this environment. Returns its lines."""
+    command = [sys.executable, str(SCRIPT), *wanted]
+    result = subprocess.run(
+        command, check=False, env={"PATH": os.environ["PATH"]} | environment, text=True, capture_output=True
+    )
+    assert result.stderr == ""
+    assert result.returncode == (1 if result.stdout else 0)
+    return result.stdout.splitlines()
+
+
+def test_a_host_that_answers_is_not_mentioned(server: str) -> None:
+    assert check("pip", pip_index_url=server) == []
+
+
+@pytest.mark.parametrize("status", ["401", "404"])
+def test_a_host_that_wants_a_login_or_has_no_such_page_is_there(server: str, status: str) -> None:
+    assert check("pip", pip_index_url=f"{server}/{status}") == []
+
+
+def test_a_host_that_answers_with_an_error_is_named_with_it(server: str) -> None:
+    (line,) = check("pip", pip_index_url=f"{server}/503")
+    assert line.startswith("127.0.0.1 (Python's packages) does not answer. It answers 503.")
+
+
+def test_a_name_that_nobody_knows() -> None:
+    (line,) = check("pip", pip_index_url="https://index.invalid/simple")
+    assert line.startswith("index.invalid (Python's packages) does not answer. Its name is not known here")
+    assert line.endswith("in a company, set network.https_proxy.")
+
+
+def test_a_port_that_refuses(closed_port: str) -> None:
+    (line,) = check("pip", pip_index_url=f"http://{closed_port}")
+    assert "There is no connection to it ([Errno 111] Connection refused)." in line
+    assert line.endswith("in a company, set network.http_proxy.")
+
+
+def test_something_that_does_not_speak_http(certificate: Path) -> None:
+    with serve(certificate) as url:
+        (line,) = check("pip", pip_index_url=url.replace("https", "http"))
+    assert "There is no connection to it" in line
+
+
+def test_a_certificate_that_is_not_trusted_until_it_is(certificate: Path) -> None:
+    with serve(certificate) as url:
+        (line,) = check("pip", pip_index_url=url)
+        assert "Its certificate is not trusted (self-signed certificate)." in line
+        assert "network.ca_certificate" in line
+        assert check("pip", pip_index_url=url, SSL_CERT_FILE=str(certificate)) == []
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_through_a_proxy_that_wants_a_password(
+    scheme: str, certificate: Path, forward_proxy: Callable[[str], Any]
+) -> None:
+    proxy = forward_proxy("127.0.0.1")
+    with serve(certificate if scheme == "https" else None) as url:
+        for wrong in (f"http://{proxy.address}", f"http://ana.silva:wrong@{proxy.address}"):
+            (line,) = check("pip", pip_index_url=url, **{f"{scheme}_proxy": wrong})
+            assert f"The proxy {proxy.address} wants a user and a password" in line
+            assert f"network.{scheme}_proxy" in line
+            assert "wrong" not in line
+        assert proxy.reached() == set()
+        known = {f"{scheme}_proxy": proxy.url, "SSL_CERT_FILE": str(certificate)}
+        assert check("pip", pip_index_url=url, **known) == []
+        assert proxy.reached() == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_host_that_the_proxy_does_not_reach(scheme: str, forward_proxy: Callable[[str], Any]) -> None:
+    proxy = forward_proxy("127.0.0.1")
+    (line,) = check("pip", pip_index_url=f"{scheme}://index.invalid", **{f"{scheme}_proxy": proxy.url})
+    assert line.startswith(f"index.invalid (Python's packages) does not answer. The proxy {proxy.address} answers 500")
+    assert "network.no_proxy" in line
+
+
+def test_a_proxy_that_cannot_be_reached(server: str, closed_port: str) -> None:
+    (line,) = check("pip", pip_index_url=server, http_proxy=f"http://ana:secret@{closed_port}")
+    assert f"The proxy {closed_port} cannot be reached" in line
+    assert "Check network.http_proxy." in line
+    assert "secret" not in line
+
+
+def test_hosts_of_no_proxy_are_asked_directly(server: str, closed_port: str) -> None:
+    assert check("pip", pip_index_url=server, http_proxy=f"http://{closed_port}", no_proxy="a.example,127.0.0.1") == []
+
+
+def test_without_an_index_that_is_set_the_default_of_pip_is_asked(closed_port: str) -> None:
+    from pip._internal.models.index import PyPI
+
+    (line,) = check("pip", https_proxy=f"http://{closed_port}")
+    assert line.startswith(f"{PyPI.netloc} (Python's packages) does not answer.")
+
+
+def test_a_login_of_an_index_is_neither_needed_nor_shown(server: str, closed_port: str) -> None:
+    assert check("pip", pip_index_url=server.replace("//", "//ana:secret@")) == []
+    (line,) = check("pip", pip_index_url=f"http://ana:secret@{closed_port}")
+    assert "secret" not in line
+
+
+def test_the_package_mirrors_are_those_that_apt_asks(tmp_path: Path) -> None:
+    for folder in ("etc/apt/apt.conf.d", "etc/apt/preferences.d", "etc/apt/sources.list.d", "var/lib/dpkg"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "apt.conf").write_text(f'Dir "{tmp_path}";\nDir::State::status "/dev/null";\n')
+    mirrors = tmp_path / "mirrors.list"
+    mirrors.write_text("http://second.invalid/debian\tpriority:1\n")
+    (tmp_path / "etc/apt/sources.list").write_text(
+        "deb http://first.invalid/debian trixie main\n"
+        "deb http://first.invalid/debian-security trixie-security main\n"
+        f"deb mirror+file:{mirrors} trixie main\n"
+    )
+    lines = check("apt", APT_CONFIG=str(tmp_path / "apt.conf"))
+    hosts = [line.partition(" does not answer.")[0] for line in lines]
+    assert sorted(hosts) == [
+        "first.invalid (the distribution's packages)",
+        "second.invalid (the distribution's packages)",
+    ]
+
+
+def test_the_registry_is_the_one_in_the_name_of_the_image_or_the_mirror(server: str) -> None:
+    (line,) = check("registry", base_image="registry.invalid/python:3.13", registry_mirror=server)
+    assert line.startswith("registry.invalid (the base image) does not answer.")
+    assert check("registry", base_image="python:3.13", registry_mirror=f"{server}/401") == []
+    (line,) = check("registry", base_image="team/python:3.13", registry_mirror="https://mirror.invalid")
+    assert line.startswith("mirror.invalid (the base image) does not answer.")
+
+
+def test_each_host_that_does_not_answer_has_a_line(server: str) -> None:
+    settings = {"pip_index_url": "http://index.invalid", "base_image": "registry.invalid/python"}
+    assert [line.split()[0] for line in check("pip", "registry", **settings)] == ["index.invalid", "registry.invalid"]
+
+
+def test_it_trusts_what_apt_and_docker_trust_and_is_no_stricter() -> None:
+    code = "import network_check, ssl; c = network_check.trust(); print(c.cert_store_stats()['x509_ca'] > 0, "
+    code += "ssl.VERIFY_X509_STRICT in ssl.VerifyFlags(c.verify_flags))"
+    # Python's own places are left out: only Debian's bundle remains.
+    environment = {"PYTHONPATH": str(SCRIPT.parent), "SSL_CERT_FILE": os.devnull, "SSL_CERT_DIR": os.devnull}
+    assert subprocess.check_output([sys.executable, "-B", "-c", code], env=environment) == b"True False\n"
