@@ -43,8 +43,8 @@ local: .venv/apps ## run both apps on this machine, until Ctrl-C
 
 # --- Work on the project -------------------------------------------------------------
 
-.PHONY: check test bench docs lock
-check test bench docs lock: export PATH := $(CURDIR)/.venv/bin:$(PATH)
+.PHONY: check test cloud bench docs lock
+check test cloud bench docs lock: export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 check: .venv/dev ## every check and test that needs no VM
 	tests/install-tools
@@ -56,7 +56,10 @@ check: .venv/dev ## every check and test that needs no VM
 
 test: check ## everything: `check`, crashes and full disks, `vagrant up` with Ansible in the VM, and Molecule
 	pytest -m slow
-	pytest --capture no tests/vm
+	pytest --capture no tests/vm/test_vm.py
+
+cloud: .venv/dev ## test cloud/user-data.yml on a machine that boots with it (15 minutes and more)
+	pytest --capture no tests/vm/test_cloud.py
 
 bench: .venv/dev ## compare the speed with a textbook app's and with what is possible (10 minutes)
 	tests/install-tools
