@@ -31,7 +31,7 @@ ENVIRONMENT = os.environ | {
     "PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}",
 }
 
-pytestmark = pytest.mark.timeout(2400)  # seconds; software emulation is slow
+pytestmark = pytest.mark.timeout(3600)  # seconds; software emulation is slow
 
 
 def run(*command: str) -> None:
