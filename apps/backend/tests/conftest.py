@@ -24,11 +24,15 @@ class Server:
     """A backend process; `http` talks to it."""
 
     def __init__(self, database: Path, log: Path, **environment: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
+        # Held until the server listens: servers that start at the same time would else
+        # now and then be given the same port, and one test would ask the other's server.
+        reservation = socket.socket()
+        reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reservation.bind(("127.0.0.1", 0))
+        port = reservation.getsockname()[1]
         self.database = database
         self.log = log
-        with log.open("a") as output:
+        with reservation, log.open("a") as output:
             self.process = subprocess.Popen(
                 [*UNPRIVILEGED, sys.executable, "-W", "error", "-m", "users_backend"],
                 stdout=output,
@@ -42,8 +46,8 @@ class Server:
                     **environment,
                 },
             )
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10, trust_env=False)
-        self._wait()
+            self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10, trust_env=False)
+            self._wait()
 
     def _wait(self) -> None:
         deadline = time.monotonic() + 10
