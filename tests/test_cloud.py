@@ -53,7 +53,8 @@ class Machine:
             Path(file["path"]).chmod(int(file.get("permissions", "0644"), 8))
 
         shutil.copytree(ROOT / "ansible", self.project / "ansible")
-        shutil.copy(ROOT / "settings.yml", self.project)
+        for name in ("ansible.cfg", "settings.yml"):
+            shutil.copy(ROOT / name, self.project)
         [play] = yaml.safe_load((ROOT / "ansible/site.yml").read_text())
         del play["become"], play["roles"], play["pre_tasks"][1:]
         shown = {name: f"{{{{ {name} }}}}" for name in ("shared", "local", "project_dir")}
