@@ -61,9 +61,10 @@ test: check ## everything: `check`, crashes and full disks, `vagrant up` with An
 cloud: .venv/dev ## test cloud/user-data.yml on a machine that boots with it (15 minutes and more)
 	pytest --capture no tests/vm/test_cloud.py
 
-bench: .venv/dev ## compare the speed with a textbook app's and with what is possible (10 minutes)
+bench: .venv/dev ## compare the speed with a textbook app's and with what is possible (10 minutes, and two VMs)
 	tests/install-tools
 	PYTHONPATH=apps/backend/src python bench/bench.py
+	PYTHONPATH=tools python bench/provisioning.py
 
 docs: .venv/dev ## renew the README of each role
 	python tools/role_readmes.py
