@@ -172,7 +172,7 @@ def test_the_environment_reaches_the_container_as_it_is(render: Any) -> None:
 def test_each_secret_is_a_file_of_its_own(render: Any) -> None:
     command = docker_run(render("service", "unit.service.j2", **service(secrets=["SECRET_KEY"])))
     files = [command[n + 1] for n, word in enumerate(command) if word == "--env-file"]
-    assert files == ["/etc/users/backend/env", "/etc/users/backend/secret.SECRET_KEY"]
+    assert files == ["/etc/users/proxy.env", "/etc/users/backend/env", "/etc/users/backend/secret.SECRET_KEY"]
 
 
 def environment(text: str) -> dict[str, str]:
@@ -182,11 +182,19 @@ def environment(text: str) -> dict[str, str]:
 def test_with_a_proxy_the_services_reach_each_other_without_it(render: Any) -> None:
     variables = {"service_http_proxy": "http://proxy.example:3128", "service_no_proxy": ".example.com"}
     variables |= {"service_list": {"backend": {}, "frontend": {}}}
-    text = render("service", "container.env.j2", **service(), **variables)
-    assert environment(text) == {
-        "PORT": "8080",
-        "HTTP_PROXY": "http://proxy.example:3128",
-        "NO_PROXY": ".example.com,localhost,127.0.0.1,backend,frontend",
+    direct = ".example.com,localhost,127.0.0.1,backend,frontend"
+    text = render("service", "proxy.env.j2", **variables)
+    assert environment(text) == {"HTTP_PROXY": "http://proxy.example:3128", "NO_PROXY": direct}
+    assert json.loads(render("service", "config.json.j2", **variables)) == {
+        "proxies": {"default": {"httpProxy": "http://proxy.example:3128", "httpsProxy": "", "noProxy": direct}}
+    }
+
+
+def test_without_a_proxy_there_is_no_trace_of_one(render: Any) -> None:
+    variables = {"service_no_proxy": ".example.com", "service_list": {"backend": {}}}
+    assert environment(render("service", "proxy.env.j2", **variables)) == {}
+    assert json.loads(render("service", "config.json.j2", **variables)) == {
+        "proxies": {"default": {"httpProxy": "", "httpsProxy": "", "noProxy": ""}}
     }
 
 
