@@ -4,8 +4,11 @@ Both VMs use one data folder, one after the other: what the first one saved must
 are steps on the same VM, in this order.
 """
 
-import collections
+import contextlib
+import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import sqlite3
@@ -14,8 +17,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import up
+import yaml
 from playwright.sync_api import expect, sync_playwright
 from tutorial import follow
 
@@ -31,22 +37,25 @@ ENVIRONMENT = os.environ | {
     "PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}",
 }
 
+RULE = "users-test"  # how our rule is called in the firewall
+
 pytestmark = pytest.mark.timeout(3600)  # seconds; software emulation is slow
 
 
-def run(*command: str) -> None:
-    """Run a command; what it prints is seen at once, and its end once more if it fails."""
+def run(*command: str, fails: bool = False, **environment: str) -> str:
+    """Run a command and return what it prints, which is seen at once, and its end once more if it went wrong."""
     print(f"\n$ {' '.join(command)}", flush=True)
-    lines: collections.deque[str] = collections.deque(maxlen=80)
+    lines = []
     with subprocess.Popen(
-        command, cwd=ROOT, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command, cwd=ROOT, env=ENVIRONMENT | environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:
         assert process.stdout
         for line in process.stdout:
             print(line, end="", flush=True)
             lines.append(line)
-    if process.returncode:
-        pytest.fail(f"{' '.join(command)} ended with {process.returncode}:\n{''.join(lines)}", pytrace=False)
+    if bool(process.returncode) != fails:
+        pytest.fail(f"{' '.join(command)} ended with {process.returncode}:\n{''.join(lines[-80:])}", pytrace=False)
+    return "".join(lines)
 
 
 def pid(file: Path) -> int | None:
@@ -63,6 +72,7 @@ def vm_host() -> Iterator[None]:
     running = {file: pid(file) for file in DAEMONS}
     if (WORK / "vagrant").exists():  # left by a run that was cut off
         run("python3", "tools/up.py", "--prepare-only")
+        let_out()
         run("vagrant", "destroy", "--force")
     shutil.rmtree(WORK, ignore_errors=True)
     yield
@@ -120,8 +130,79 @@ def test_a_second_make_up_finds_nothing_to_do_and_the_data_outlives_the_vm() -> 
         assert database.execute("SELECT name FROM users WHERE id = 1").fetchone() == ("Ana",)
 
 
-def test_molecule_test() -> None:
-    run("molecule", "test")
+@contextlib.contextmanager
+def cut_off() -> Iterator[str]:
+    """While it lasts, the VM reaches no other machine than this one, whose address there it yields."""
+    host = re.search(r"HostName (\S+)", (WORK / "ssh-config").read_text())
+    assert host
+    [route] = json.loads(subprocess.check_output(["ip", "-json", "route", "get", host[1]]))
+    rule = ["FORWARD", "--source", host[1], "--match", "comment", "--comment", RULE, "--jump", "REJECT"]
+    run(*up.SUDO, "iptables", "--insert", *rule)
+    try:
+        yield route["prefsrc"]
+    finally:
+        let_out()
+
+
+def let_out() -> None:
+    """Take the rule of `cut_off` away, also one of a run that was cut off itself."""
+    for line in subprocess.check_output([*up.SUDO, "iptables", "--list-rules", "FORWARD"], text=True).splitlines():
+        if RULE in line:
+            run(*up.SUDO, "iptables", "--delete", *shlex.split(line)[1:])
+
+
+def vm(command: str) -> str:
+    """Run a command as root in Molecule's VM, and return what it prints."""
+    return run("ssh", "-F", str(WORK / "ssh-config"), "default", f"sudo sh -c {shlex.quote(command)}")
+
+
+# What shows the proxy that apt, dockerd, builds and containers use.
+COMPANY = [
+    "cat /etc/apt/apt.conf.d/*",
+    "tr '\\0' '\\n' < /proc/$(cat /run/docker.pid)/environ",
+    "cat /etc/users/config.json",
+    "docker inspect users-backend",
+    "docker inspect users-frontend",
+]
+
+
+def test_molecule_test_in_a_company_whose_proxy_is_the_only_way_out(forward_proxy: Any) -> None:
+    given = yaml.safe_load((ROOT / ENVIRONMENT["SETTINGS_LOCAL"]).read_text())
+    settings = WORK / "settings.yml"
+    local = {"SETTINGS_LOCAL": str(settings.relative_to(ROOT))}
+    run("molecule", "create")
+    with cut_off() as gateway:
+        output = run("vagrant", "provision", "--provision-with", "ansible", fails=True)
+        assert "(the distribution's packages) does not answer. " in output
+        assert "set network.http_proxy." in output
+
+        proxy = forward_proxy(gateway)
+        company = {"http_proxy": proxy.url, "https_proxy": proxy.url}
+        settings.write_text(yaml.dump(given | {"network": company}))
+        run("vagrant", "provision", "--provision-with", "ansible", **local)
+        run("molecule", "test", "--destroy", "never", **local)
+        for command in COMPANY:
+            assert proxy.url in vm(command)
+        assert len(proxy.reached()) > 1, "apt and pip fetch from different hosts"
+
+        # The setting goes, and the same VM becomes a machine that nobody shares a folder with.
+        found = yaml.safe_load((ROOT / ".cache/machine.yml").read_text())
+        settings.write_text(yaml.dump(given | {"image": found["image"], "network": found["network"]}))
+        vm("umount /vagrant /data && sed -i '/ virtiofs /d' /etc/fstab && systemctl daemon-reload")
+        way_in = {"ansible_host": "default", "ansible_ssh_common_args": f"-F {WORK}/ssh-config"}
+        hosts = WORK / "hosts.yml"
+        hosts.write_text(yaml.dump({"all": {"hosts": {"lab": way_in}}}))
+        playbook = ("ansible-playbook", "-i", str(hosts), "ansible/site.yml")
+        run(*playbook, **local)
+        assert "changed=0 " in run(*playbook, **local)
+        for command in COMPANY:
+            assert proxy.address not in vm(command)
+        assert vm(f"grep -rlF {proxy.address} /etc /opt /run /usr/local /var/lib/docker/containers || :") == ""
+        assert re.findall(r"(\S+):80[08]0 ", vm("ss -Hltn")) == ["127.0.0.1", "127.0.0.1"]
+        vm("curl -fsS -F id=1 -F name=Bia 127.0.0.1:8000/")
+        read = "import sqlite3; print(*sqlite3.connect('/data/users.db').execute('SELECT name FROM users'))"
+        assert vm(f'python3 -c "{read}"') == "('Bia',)\n"
+    run("molecule", "destroy")
     with sqlite3.connect(f"file:{DATABASE}?mode=ro", uri=True) as database:
         assert database.execute("SELECT name FROM users WHERE id = 1").fetchone() == ("Ana",)
 
