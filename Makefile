@@ -8,7 +8,8 @@ help: ## list the targets
 
 # --- The VM --------------------------------------------------------------------------
 
-.PHONY: up down destroy ssh status logs rollback doctor
+.PHONY: up down destroy ssh status logs rollback backup restore doctor
+ADMIN = vagrant ssh --no-tty --command "sudo docker exec users-backend python -m users_backend.admin
 up: ## start the VM and both services (without VirtualBox: through QEMU, installed if need be)
 	@python3 tools/up.py
 
@@ -31,6 +32,12 @@ logs: ## follow the logs of both services (Ctrl-C ends it)
 rollback: ## put one service back to the version before: make rollback SERVICE=backend
 	@[ -n "$(SERVICE)" ] || { echo "Say which one: make rollback SERVICE=backend" >&2; exit 1; }
 	vagrant ssh --command "sudo users-deploy $(SERVICE) back"
+
+backup: ## copy the database while it is in use, into data/backups/ (the backend does so every hour, too)
+	@$(ADMIN) backup"
+
+restore: ## list the copies; put one back: make restore COPY=newest
+	@$(ADMIN) $(if $(COPY),restore '$(COPY)',list)"
 
 doctor: ## what is wrong with this machine or the VM, and what to do; paste it into a bug report
 	@python3 tools/doctor.py
