@@ -8,8 +8,12 @@ help: ## list the targets
 
 # --- The VM --------------------------------------------------------------------------
 
-.PHONY: up down destroy ssh status logs rollback backup restore doctor
-ADMIN = vagrant ssh --no-tty --command "sudo docker exec users-backend python -m users_backend.admin
+.PHONY: up down destroy ssh status logs rollback backup restore export import doctor
+# -T: no terminal, which would change the line ends.
+admin = vagrant ssh --command "sudo docker exec --interactive users-backend python -m users_backend.admin $(1)" -- -T
+FORMAT = csv
+FILE = data/users.$(FORMAT)
+FILE_FORMAT = $(patsubst .%,%,$(suffix $(FILE)))
 up: ## start the VM and both services (without VirtualBox: through QEMU, installed if need be)
 	@python3 tools/up.py
 
@@ -34,10 +38,18 @@ rollback: ## put one service back to the version before: make rollback SERVICE=b
 	vagrant ssh --command "sudo users-deploy $(SERVICE) back"
 
 backup: ## copy the database while it is in use, into data/backups/ (the backend does so every hour, too)
-	@$(ADMIN) backup"
+	@$(call admin,backup)
 
 restore: ## list the copies; put one back: make restore COPY=newest
-	@$(ADMIN) $(if $(COPY),restore '$(COPY)',list)"
+	@$(call admin,$(if $(COPY),restore $(COPY),list))
+
+export: ## write all users to data/users.csv; with FORMAT=json or FILE=any.csv elsewhere
+	@$(call admin,export $(FILE_FORMAT)) > "$(FILE).part"
+	@mv "$(FILE).part" "$(FILE)"
+	@echo "Written: $(FILE)"
+
+import: ## save the users of a file: make import FILE=any.csv (or .json); ALL_OR_NOTHING=1 saves none if one is refused
+	@$(call admin,import $(FILE_FORMAT) $(if $(ALL_OR_NOTHING),--all-or-nothing)) < "$(FILE)"
 
 doctor: ## what is wrong with this machine or the VM, and what to do; paste it into a bug report
 	@python3 tools/doctor.py

@@ -113,6 +113,9 @@ def test_make_up_ends_with_both_urls_and_a_user_created_in_a_browser() -> None:
     assert "user" in run("make", "restore")
     assert "To undo that: make restore COPY=users-" in run("make", "restore", "COPY=newest")
     BROWSER.open(ana.full_url).close()
+    run("make", "export", f"FILE={WORK}/users.json")
+    assert {"id": 1, "name": "Ana"} in json.loads((WORK / "users.json").read_text())
+    assert " 0 refused." in run("make", "import", f"FILE={WORK}/users.json")
     assert [*(DATABASE.parent / "backups").glob("users-*-hourly.db.gz")]
 
 

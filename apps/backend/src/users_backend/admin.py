@@ -1,4 +1,4 @@
-"""`python -m users_backend.admin`: copies of the database, made and put back while the server runs."""
+"""`python -m users_backend.admin`: copies of the database, and its users as a file, while the server runs."""
 
 import argparse
 import logging
@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from users_backend import copies, settings
+from users_backend import copies, exchange, settings
 from users_backend.database import StoreError
 
 
@@ -14,13 +14,20 @@ def main() -> int:
     """Do what the arguments say. The exit status: 1 when that failed, else 0."""
     parser = argparse.ArgumentParser(
         prog="python -m users_backend.admin",
-        description="Copies of the database that DATABASE_URL names; the server may run meanwhile.",
+        description="Works on the database that DATABASE_URL names; the server may run meanwhile.",
     )
     actions = parser.add_subparsers(dest="action", required=True)
     actions.add_parser("backup", help="make a copy, and check it")
     actions.add_parser("list", help="show the copies, the newest first")
     restore = actions.add_parser("restore", help="put a copy in the place of the database; the present one is kept")
     restore.add_argument("copy", metavar="COPY", help="a name that `list` shows, or: newest")
+    for name, text in (
+        ("export", "write all users to the standard output"),
+        ("import", "save those of the standard input"),
+    ):
+        action = actions.add_parser(name, help=text)
+        action.add_argument("format", choices=exchange.FORMATS)
+    action.add_argument("--all-or-nothing", action="store_true", help="save none when one cannot be saved")
     arguments = parser.parse_args()
     try:
         database = settings.load(os.environ).database.absolute()
@@ -28,8 +35,13 @@ def main() -> int:
             print(backup(database))
         elif arguments.action == "list":
             print(listing(database))
-        else:
+        elif arguments.action == "restore":
             print(put_back(database, arguments.copy))
+        elif arguments.action == "export":
+            with open(1, "w", encoding="utf-8", newline="", closefd=False) as output:
+                exchange.export(database, arguments.format, output)
+        else:
+            return take_in(database, arguments.format, arguments.all_or_nothing)
     except (settings.SettingsError, StoreError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -71,6 +83,19 @@ def put_back(database: Path, name: str) -> str:
     if kept.name.endswith(".gz"):
         return f"{text} To undo that: make restore COPY={kept.name}"
     return f"{text} The damaged file is {kept}; what can be read of it: sqlite3 {kept.name} .recover"
+
+
+def take_in(database: Path, form: str, all_or_nothing: bool) -> int:
+    """Save the users of the standard input and say what became of them; the exit status, 1 where one was refused."""
+
+    def refuse(reason: str) -> None:
+        print(reason, file=sys.stderr)
+
+    # Excel begins a file with a byte order mark.
+    with open(0, encoding="utf-8-sig", newline="", closefd=False) as source:
+        report = exchange.load(database, form, source, refuse, all_or_nothing=all_or_nothing)
+    print(f"{_users(report.saved)} saved, {report.there:,} there already, {report.refused:,} refused.")
+    return 1 if report.refused else 0
 
 
 def _users(count: int) -> str:

@@ -81,7 +81,7 @@ def find(database: Path) -> list[Copy]:
 
 def make(database: Path, why: str = "") -> Copy:
     """Copy a database, which may be in use. Raise StoreError; then there is no copy."""
-    with _workplace(database) as work:
+    with workplace(database) as work:
         return _make(database, why, work)
 
 
@@ -90,7 +90,7 @@ def restore(database: Path, copy: Path) -> Path | None:
 
     The copy is checked first and brought to the present schema. Raise StoreError; then nothing has changed.
     """
-    with _workplace(database) as work:
+    with workplace(database) as work:
         restored = work / "restored.db"
         _unpack(copy, restored)
         check(restored)
@@ -105,7 +105,7 @@ def restore(database: Path, copy: Path) -> Path | None:
         except Damaged:
             kept = _set_aside(database)
             # No server has it open: it refuses a damaged file.
-            with _explained(database), hold(database):
+            with explained(database), hold(database):
                 _journal(database).unlink(missing_ok=True)
                 restored.replace(database)
             return kept
@@ -115,13 +115,13 @@ def snapshot(database: Path, path: Path) -> None:
     """Write the users as they are now into a database of their own. Raise StoreError."""
     if not database.exists():
         raise StoreError(f"There is no database {database} yet, so there is nothing to copy.")
-    with _explained(database):
+    with explained(database):
         _copy(database, path)
 
 
 def check(path: Path) -> int:
     """The number of users in a whole database of ours. Raise StoreError for any other file."""
-    with _explained(path), closing(connect(path)) as connection:
+    with explained(path), closing(connect(path)) as connection:
         [[damage]] = connection.execute("PRAGMA integrity_check(1)")
         if damage != "ok":
             raise damaged(path, damage)
@@ -139,6 +139,13 @@ def connect(path: Path, mode: str = "rw") -> sqlite3.Connection:
     """Open a file that exists. Raise sqlite3.Error."""
     uri = f"file:{quote(str(path))}?mode={mode}"
     return sqlite3.connect(uri, uri=True, timeout=LOCK_SECONDS, isolation_level=None)
+
+
+def require_present_schema(connection: sqlite3.Connection, database: Path) -> None:
+    """Raise StoreError where users cannot be saved yet."""
+    [[version]] = connection.execute("PRAGMA main.user_version")
+    if version != len(MIGRATIONS):
+        raise StoreError(f"The database {database} has another schema. Start the backend once, then try again.")
 
 
 class Hourly:
@@ -202,14 +209,12 @@ def _make(database: Path, why: str, work: Path) -> Copy:
 
 def _exchange(database: Path, restored: Path, work: Path) -> Path:
     """Put other rows into a database, in one transaction; the copy of those before."""
-    with _explained(database), closing(connect(database)) as connection:
+    with explained(database), closing(connect(database)) as connection:
         connection.execute("PRAGMA journal_mode = TRUNCATE")
         connection.execute("ATTACH ? AS restored", [str(restored)])
         connection.execute("BEGIN IMMEDIATE")  # from here on nobody else writes, so that the copy misses nothing
         kept = _make(database, BEFORE_RESTORE, work).path
-        [[version]] = connection.execute("PRAGMA main.user_version")
-        if version != len(MIGRATIONS):
-            raise StoreError(f"The database {database} has an older schema. Start the backend once, then try again.")
+        require_present_schema(connection, database)
         for [table] in connection.execute("SELECT name FROM restored.sqlite_schema WHERE type = 'table'").fetchall():
             connection.execute(f"DELETE FROM main.{table}")
             connection.execute(f"INSERT INTO main.{table} SELECT * FROM restored.{table}")
@@ -256,9 +261,9 @@ def _time(text: str) -> datetime:
 
 
 @contextmanager
-def _workplace(database: Path) -> Iterator[Path]:
+def workplace(database: Path) -> Iterator[Path]:
     """A folder on the disk of the copies that one process at a time uses, empty at first and gone afterwards."""
-    with _explained(folder(database)):
+    with explained(folder(database)):
         folder(database).mkdir(exist_ok=True)
         with (folder(database) / ".lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -272,7 +277,7 @@ def _workplace(database: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
     """Raise what SQLite and the system say as a StoreError that says what to do."""
     try:
         yield
