@@ -8,7 +8,12 @@ help: ## list the targets
 
 # --- The VM --------------------------------------------------------------------------
 
-.PHONY: up down destroy ssh status logs rollback doctor
+.PHONY: up down destroy ssh status logs rollback backup restore export import doctor
+# -T: no terminal, which would change the line ends.
+admin = vagrant ssh --command "sudo docker exec --interactive users-backend python -m users_backend.admin $(1)" -- -T
+FORMAT = csv
+FILE = data/users.$(FORMAT)
+FILE_FORMAT = $(patsubst .%,%,$(suffix $(FILE)))
 up: ## start the VM and both services (without VirtualBox: through QEMU, installed if need be)
 	@python3 tools/up.py
 
@@ -31,6 +36,20 @@ logs: ## follow the logs of both services (Ctrl-C ends it)
 rollback: ## put one service back to the version before: make rollback SERVICE=backend
 	@[ -n "$(SERVICE)" ] || { echo "Say which one: make rollback SERVICE=backend" >&2; exit 1; }
 	vagrant ssh --command "sudo users-deploy $(SERVICE) back"
+
+backup: ## copy the database while it is in use, into data/backups/ (the backend does so every hour, too)
+	@$(call admin,backup)
+
+restore: ## list the copies; put one back: make restore COPY=newest
+	@$(call admin,$(if $(COPY),restore $(COPY),list))
+
+export: ## write all users to data/users.csv; with FORMAT=json or FILE=any.csv elsewhere
+	@$(call admin,export $(FILE_FORMAT)) > "$(FILE).part"
+	@mv "$(FILE).part" "$(FILE)"
+	@echo "Written: $(FILE)"
+
+import: ## save the users of a file: make import FILE=any.csv (or .json); ALL_OR_NOTHING=1 saves none if one is refused
+	@$(call admin,import $(FILE_FORMAT) $(if $(ALL_OR_NOTHING),--all-or-nothing)) < "$(FILE)"
 
 doctor: ## what is wrong with this machine or the VM, and what to do; paste it into a bug report
 	@python3 tools/doctor.py

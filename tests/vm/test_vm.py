@@ -15,6 +15,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ ENVIRONMENT = os.environ | {
     "PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}",
 }
 
+BROWSER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 RULE = "users-test"  # how our rule is called in the firewall
 
 pytestmark = pytest.mark.timeout(3600)  # seconds; software emulation is slow
@@ -104,6 +106,17 @@ def test_make_up_ends_with_both_urls_and_a_user_created_in_a_browser() -> None:
         page.get_by_role("button").first.click()
         expect(page.get_by_text("User 1, Ana, was created")).to_be_visible()
         browser.close()
+
+    ana = urllib.request.Request("http://127.0.0.1:18080/users/1", method="DELETE")
+    run("make", "backup")
+    BROWSER.open(ana).close()
+    assert "user" in run("make", "restore")
+    assert "To undo that: make restore COPY=users-" in run("make", "restore", "COPY=newest")
+    BROWSER.open(ana.full_url).close()
+    run("make", "export", f"FILE={WORK}/users.json")
+    assert {"id": 1, "name": "Ana"} in json.loads((WORK / "users.json").read_text())
+    assert " 0 refused." in run("make", "import", f"FILE={WORK}/users.json")
+    assert [*(DATABASE.parent / "backups").glob("users-*-hourly.db.gz")]
 
 
 def test_the_tutorial_adds_a_service_and_removes_it() -> None:

@@ -1,5 +1,6 @@
 """The HTTP API. Each handler's docstring is its reference in /docs."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -15,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from users_backend import problems
 from users_backend.application import Application
+from users_backend.copies import Hourly, Kept
 from users_backend.database import StoreError
 from users_backend.guard import Guard
 from users_backend.metrics import Metrics
@@ -169,7 +171,9 @@ def create_app(settings: Settings) -> Application:
         # next request tries again.
         with suppress(StoreError):
             await app.state.store.check()
+        hourly = Hourly(settings.database, Kept(*settings.copies_kept))
         yield
+        await asyncio.to_thread(hourly.close)
         await app.state.store.close()
 
     app = FastAPIOffline(

@@ -4,8 +4,9 @@ import contextlib
 import fcntl
 import os
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 # Step n brings a file from schema version n-1 to n. Append; never edit a released step.
 MIGRATIONS = (
@@ -35,6 +36,10 @@ class DiskFull(StoreError):
     """No space is left for the change; nothing of it was saved."""
 
 
+class Damaged(StoreError):
+    """The file is no whole SQLite database."""
+
+
 class Database:
     """An open database file that no other backend process has open."""
 
@@ -58,8 +63,7 @@ class Database:
                 f"The folder of the database {path} is not writable. Let user id {os.getuid()} write there."
             )
         with contextlib.ExitStack() as stack:
-            lock = stack.enter_context(open(f"{path}.lock", "a"))
-            _take(lock, path)
+            stack.enter_context(hold(path))
             self.connection = sqlite3.connect(path, timeout=0, isolation_level=None)
             stack.enter_context(contextlib.closing(self.connection))
             self._prepare(path)
@@ -80,7 +84,7 @@ class Database:
             raise StoreError(f"The database {path} belongs to another program. Set DATABASE_URL to another file.")
         damage = self._ask("PRAGMA quick_check(1)")
         if damage != "ok":
-            raise _damaged(path, damage.splitlines()[-1])
+            raise damaged(path, damage)
         for pragma, wanted in PRAGMAS.items():
             self.connection.execute(f"PRAGMA {pragma} = {wanted}")
             answer = self._ask(f"PRAGMA {pragma}")
@@ -102,15 +106,21 @@ class Database:
         return self.connection.execute(sql).fetchone()[0]
 
 
-def _take(lock: TextIO, path: Path) -> None:
-    """Lock a file beside the database, never the database itself: on POSIX,
-    closing a second handle of that file would drop the locks of SQLite."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise StoreError(
-            f"Another backend process uses the database {path}. Stop that one, or set DATABASE_URL to another file."
-        ) from None
+@contextlib.contextmanager
+def hold(path: Path) -> Iterator[None]:
+    """Be the only backend process that uses a database. Raise StoreError where another one is.
+
+    What is locked is a file beside the database, never the database itself: on POSIX,
+    closing a second handle of that file would drop the locks of SQLite.
+    """
+    with open(f"{path}.lock", "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(
+                f"Another backend process uses the database {path}. Stop that one, or set DATABASE_URL to another file."
+            ) from None
+        yield
 
 
 def _code(error: Exception) -> int:
@@ -131,18 +141,18 @@ def leaves_file_usable(error: Exception) -> bool:
 def explain(error: Exception, path: Path) -> StoreError:
     """The StoreError, new for each caller, that stands for this error."""
     if isinstance(error, StoreError):
-        return StoreError(str(error))
+        return type(error)(str(error))
     match _code(error):
         case sqlite3.SQLITE_FULL:
             return DiskFull(
                 f"The disk of the database {path} is full. Nothing was saved. Free some space and try again."
             )
         case sqlite3.SQLITE_NOTADB:
-            return StoreError(
+            return Damaged(
                 f"The file {path} is not a SQLite database. Move it away, or set DATABASE_URL to another file."
             )
         case sqlite3.SQLITE_CORRUPT:
-            return _damaged(path, str(error))
+            return damaged(path, str(error))
         case sqlite3.SQLITE_BUSY:
             return StoreError(
                 f"Another program holds the database {path}. Nothing was saved. Close that program and try again."
@@ -153,9 +163,9 @@ def explain(error: Exception, path: Path) -> StoreError:
     )
 
 
-def _damaged(path: Path, damage: str) -> StoreError:
-    return StoreError(
-        f"The database {path} is damaged ({damage}). It is left as it is. Stop the backend, copy the file, "
-        "then put a backup in its place or rescue what can be read: "
-        f"sqlite3 {path} .recover | sqlite3 rescued.db"
+def damaged(path: Path, damage: str) -> Damaged:
+    """The error for a file of which SQLite says this."""
+    return Damaged(
+        f"The database {path} is damaged ({damage.splitlines()[-1]}). It is left as it is. "
+        "`make restore` lists the copies that can take its place."
     )

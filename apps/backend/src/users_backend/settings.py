@@ -14,6 +14,7 @@ DEFAULTS = {
     "HOST": "0.0.0.0",
     "PORT": "8080",
     "ALLOWED_HOSTS": "localhost,backend",
+    "COPIES_KEPT": "24,7,4",
     "LOG_LEVEL": "info",
 }
 ALLOWED = {
@@ -22,6 +23,8 @@ ALLOWED = {
     "PORT": "a whole number from 1 to 65535",
     "ALLOWED_HOSTS": "host names that browsers and programs may call this server by, with commas between; "
     "IP addresses need not be listed",
+    "COPIES_KEPT": "of the copies of the database that are made every hour, how many hourly, daily and weekly ones "
+    "to keep, such as 24,7,4; 0,0,0 makes none",
     "LOG_LEVEL": "one of debug, info, warning, error",
 }
 
@@ -38,6 +41,7 @@ class Settings:
     host: str
     port: int
     allowed_hosts: frozenset[str]
+    copies_kept: tuple[int, int, int]  # hourly, daily, weekly
     log_level: str
 
 
@@ -56,6 +60,7 @@ def load(environ: Mapping[str, str]) -> Settings:
         host=read("HOST", _host),
         port=read("PORT", _port),
         allowed_hosts=read("ALLOWED_HOSTS", _host_names),
+        copies_kept=read("COPIES_KEPT", _copies_kept),
         log_level=read("LOG_LEVEL", _log_level),
     )
 
@@ -85,6 +90,13 @@ def _host_names(value: str) -> frozenset[str]:
     if not all(re.fullmatch(r"[0-9a-z.-]+", name) for name in names):
         raise ValueError
     return frozenset(names)
+
+
+def _copies_kept(value: str) -> tuple[int, int, int]:
+    match = re.fullmatch(r"([0-9]{1,4}),([0-9]{1,4}),([0-9]{1,4})", value)
+    if not match:
+        raise ValueError
+    return int(match[1]), int(match[2]), int(match[3])
 
 
 def _log_level(value: str) -> str:

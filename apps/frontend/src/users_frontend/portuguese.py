@@ -175,9 +175,8 @@ BACKEND = {
         "O banco de dados {} não pode ser usado ({}). Nada foi salvo. "
         "Verifique o disco e as permissões do arquivo e tente de novo."
     ),
-    "The database {} is damaged ({}). It is left as it is. Stop the backend, copy the file, then put a backup "
-    "in its place or rescue what can be read: sqlite3 {} .recover | sqlite3 rescued.db": (
-        "O banco de dados {} está danificado ({}). Ele fica como está. Pare o backend, copie o arquivo e ponha um "
-        "backup no lugar dele ou salve o que ainda puder ser lido: sqlite3 {} .recover | sqlite3 rescued.db"
+    "The database {} is damaged ({}). It is left as it is. `make restore` lists the copies that can take its place.": (
+        "O banco de dados {} está danificado ({}). Ele fica como está. "
+        "`make restore` lista as cópias que podem ocupar o lugar dele."
     ),
 }

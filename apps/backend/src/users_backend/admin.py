@@ -1,0 +1,111 @@
+"""`python -m users_backend.admin`: copies of the database, and its users as a file, while the server runs."""
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+from users_backend import copies, exchange, settings
+from users_backend.database import StoreError
+
+
+def main() -> int:
+    """Do what the arguments say. The exit status: 1 when that failed, else 0."""
+    parser = argparse.ArgumentParser(
+        prog="python -m users_backend.admin",
+        description="Works on the database that DATABASE_URL names; the server may run meanwhile.",
+    )
+    actions = parser.add_subparsers(dest="action", required=True)
+    actions.add_parser("backup", help="make a copy, and check it")
+    actions.add_parser("list", help="show the copies, the newest first")
+    restore = actions.add_parser("restore", help="put a copy in the place of the database; the present one is kept")
+    restore.add_argument("copy", metavar="COPY", help="a name that `list` shows, or: newest")
+    for name, text in (
+        ("export", "write all users to the standard output"),
+        ("import", "save those of the standard input"),
+    ):
+        action = actions.add_parser(name, help=text)
+        action.add_argument("format", choices=exchange.FORMATS)
+    action.add_argument("--all-or-nothing", action="store_true", help="save none when one cannot be saved")
+    arguments = parser.parse_args()
+    try:
+        database = settings.load(os.environ).database.absolute()
+        if arguments.action == "backup":
+            print(backup(database))
+        elif arguments.action == "list":
+            print(listing(database))
+        elif arguments.action == "restore":
+            print(put_back(database, arguments.copy))
+        elif arguments.action == "export":
+            with open(1, "w", encoding="utf-8", newline="", closefd=False) as output:
+                exchange.export(database, arguments.format, output)
+        else:
+            return take_in(database, arguments.format, arguments.all_or_nothing)
+    except (settings.SettingsError, StoreError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def backup(database: Path) -> str:
+    """Make a copy; what to tell of it."""
+    copy = copies.make(database)
+    return f"{_users(copy.users)} copied to {copy.path} ({_size(copy.path)})."
+
+
+def listing(database: Path) -> str:
+    """A line for each copy, and what can be done with them."""
+    found = copies.find(database)
+    if not found:
+        return f"There are no copies in {copies.folder(database)} yet. `make backup` makes one."
+    lines = [
+        f"{copy.made:%Y-%m-%d %H:%M:%S} UTC  {_users(copy.users):>14}  {_size(copy.path):>9}  {copy.path.name}"
+        for copy in found
+    ]
+    return "\n".join(
+        [*lines, "", "To put one back: make restore COPY=newest, or its name. The present users are kept."]
+    )
+
+
+def put_back(database: Path, name: str) -> str:
+    """Restore the newest copy, or that of this name; what to tell of it."""
+    found = {copy.path.name: copy for copy in copies.find(database)}
+    # The newest of the present users: what a restore kept is not meant.
+    chosen = next((copy for copy in found.values() if copy.why != copies.BEFORE_RESTORE), None)
+    copy = chosen if name == "newest" else found.get(name)
+    if copy is None:
+        raise StoreError(f"There is no copy {name} in {copies.folder(database)}. `make restore` lists those there are.")
+    kept = copies.restore(database, copy.path)
+    text = f"{_users(copy.users)} of {copy.made:%Y-%m-%d %H:%M:%S} UTC are back."
+    if not kept:
+        return text
+    if kept.name.endswith(".gz"):
+        return f"{text} To undo that: make restore COPY={kept.name}"
+    return f"{text} The damaged file is {kept}; what can be read of it: sqlite3 {kept.name} .recover"
+
+
+def take_in(database: Path, form: str, all_or_nothing: bool) -> int:
+    """Save the users of the standard input and say what became of them; the exit status, 1 where one was refused."""
+
+    def refuse(reason: str) -> None:
+        print(reason, file=sys.stderr)
+
+    # Excel begins a file with a byte order mark.
+    with open(0, encoding="utf-8-sig", newline="", closefd=False) as source:
+        report = exchange.load(database, form, source, refuse, all_or_nothing=all_or_nothing)
+    print(f"{_users(report.saved)} saved, {report.there:,} there already, {report.refused:,} refused.")
+    return 1 if report.refused else 0
+
+
+def _users(count: int) -> str:
+    return f"{count:,} user{'' if count == 1 else 's'}"
+
+
+def _size(path: Path) -> str:
+    return f"{path.stat().st_size / 1000:,.0f} kB"
+
+
+if __name__ == "__main__":
+    logging.disable()
+    sys.exit(main())

@@ -1,0 +1,285 @@
+"""Copies of the database: made while it is in use, checked before they count, thinned out, and put back.
+
+They lie in the folder `backups` beside the database, compressed with gzip. A name says when a copy was
+made (UTC), how many users it holds and, in some, why: `users-20261124T130000Z-250-hourly.db.gz`.
+"""
+
+import fcntl
+import gzip
+import logging
+import os
+import re
+import shutil
+import sqlite3
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import quote
+
+from users_backend.database import MIGRATIONS, Damaged, Database, StoreError, damaged, explain, hold
+
+HOURLY = "hourly"  # made by the server itself, which also deletes them; the others stay
+BEFORE_RESTORE = "before-restore"
+
+# How long a copy waits for a change that is being written.
+LOCK_SECONDS = 10
+
+# Until the server makes a copy after a start, if the last hour has none.
+FIRST_SECONDS = 60
+
+_NAME = re.compile(r"users-(\d{8}T\d{6}Z)-(\d+)(?:-([a-z-]+))?\.db\.gz", re.ASCII)
+_TIME = "%Y%m%dT%H%M%SZ"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A copy, as its name describes it."""
+
+    path: Path
+    made: datetime
+    users: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Kept:
+    """How many hourly copies stay: the last one of each of so many hours, days and weeks."""
+
+    hours: int
+    days: int
+    weeks: int
+
+    def choose(self, copies: list[Copy]) -> set[Copy]:
+        """Those of these copies that stay."""
+        chosen: set[Copy] = set()
+        for count, period in ((self.hours, "%Y%m%d%H"), (self.days, "%Y%m%d"), (self.weeks, "%G%V")):
+            last: dict[str, Copy] = {}
+            for copy in sorted(copies, key=lambda copy: copy.made, reverse=True):
+                last.setdefault(copy.made.strftime(period), copy)
+            chosen |= set(list(last.values())[:count])
+        return chosen
+
+
+def folder(database: Path) -> Path:
+    """Where the copies of a database lie."""
+    return database.parent / "backups"
+
+
+def find(database: Path) -> list[Copy]:
+    """The copies of a database, the newest first."""
+    matches = [(path, match) for path in folder(database).glob("*") if (match := _NAME.fullmatch(path.name))]
+    copies = [Copy(path, _time(match[1]), int(match[2]), match[3] or "") for path, match in matches]
+    return sorted(copies, key=lambda copy: copy.made, reverse=True)
+
+
+def make(database: Path, why: str = "") -> Copy:
+    """Copy a database, which may be in use. Raise StoreError; then there is no copy."""
+    with workplace(database) as work:
+        return _make(database, why, work)
+
+
+def restore(database: Path, copy: Path) -> Path | None:
+    """Put a copy in the place of a database, which may be in use; where what was there before is kept.
+
+    The copy is checked first and brought to the present schema. Raise StoreError; then nothing has changed.
+    """
+    with workplace(database) as work:
+        restored = work / "restored.db"
+        _unpack(copy, restored)
+        check(restored)
+        with closing(Database(restored)):
+            pass
+        if not database.exists():
+            with hold(database):
+                restored.replace(database)
+            return None
+        try:
+            return _exchange(database, restored, work)
+        except Damaged:
+            kept = _set_aside(database)
+            # No server has it open: it refuses a damaged file.
+            with explained(database), hold(database):
+                _journal(database).unlink(missing_ok=True)
+                restored.replace(database)
+            return kept
+
+
+def snapshot(database: Path, path: Path) -> None:
+    """Write the users as they are now into a database of their own. Raise StoreError."""
+    if not database.exists():
+        raise StoreError(f"There is no database {database} yet, so there is nothing to copy.")
+    with explained(database):
+        _copy(database, path)
+
+
+def check(path: Path) -> int:
+    """The number of users in a whole database of ours. Raise StoreError for any other file."""
+    with explained(path), closing(connect(path)) as connection:
+        [[damage]] = connection.execute("PRAGMA integrity_check(1)")
+        if damage != "ok":
+            raise damaged(path, damage)
+        [[version]] = connection.execute("PRAGMA user_version")
+        if not 1 <= version <= len(MIGRATIONS):
+            raise StoreError(
+                f"{path} has schema version {version}, and this backend knows 1 to {len(MIGRATIONS)}: "
+                "it belongs to another program or to a newer backend."
+            )
+        [[users]] = connection.execute("SELECT count(*) FROM users")
+        return int(users)
+
+
+def connect(path: Path, mode: str = "rw") -> sqlite3.Connection:
+    """Open a file that exists. Raise sqlite3.Error."""
+    uri = f"file:{quote(str(path))}?mode={mode}"
+    return sqlite3.connect(uri, uri=True, timeout=LOCK_SECONDS, isolation_level=None)
+
+
+def require_present_schema(connection: sqlite3.Connection, database: Path) -> None:
+    """Raise StoreError where users cannot be saved yet."""
+    [[version]] = connection.execute("PRAGMA main.user_version")
+    if version != len(MIGRATIONS):
+        raise StoreError(f"The database {database} has another schema. Start the backend once, then try again.")
+
+
+class Hourly:
+    """Makes a copy at each full hour, in a thread, and deletes those that need not stay."""
+
+    def __init__(self, database: Path, kept: Kept) -> None:
+        """Start the thread, if any copy is to be kept."""
+        self._database = database
+        self._kept = kept
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="hourly", daemon=True)
+        if any((kept.hours, kept.days, kept.weeks)):
+            self._thread.start()
+
+    def close(self) -> None:
+        """Finish a copy that is being made, and make no other."""
+        self._end.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._end.wait(self._pause()):
+            with suppress(StoreError, OSError):
+                make_hourly(self._database, self._kept)
+
+    def _pause(self) -> float:
+        now = time.time()
+        last = max((copy.made.timestamp() for copy in find(self._database) if copy.why == HOURLY), default=0)
+        return FIRST_SECONDS if now - last >= 3600 else 3600 - now % 3600
+
+
+def make_hourly(database: Path, kept: Kept) -> None:
+    """Make a copy, then delete the hourly ones that need not stay. Raise StoreError."""
+    try:
+        copy = make(database, HOURLY)
+    except StoreError as error:
+        logger.error("The hourly copy was not made. %s", error)
+        raise
+    logger.info("Copied %d users to %s", copy.users, copy.path)
+    hourly = [copy for copy in find(database) if copy.why == HOURLY]
+    for old in set(hourly) - kept.choose(hourly):
+        old.path.unlink()
+
+
+def _make(database: Path, why: str, work: Path) -> Copy:
+    plain, packed = work / "copy.db", work / "copy.db.gz"
+    snapshot(database, plain)
+    users = check(plain)
+    with plain.open("rb") as source, packed.open("wb") as target:
+        with gzip.GzipFile("", "wb", 6, target) as gzipped:
+            shutil.copyfileobj(source, gzipped, 1 << 20)
+        target.flush()
+        os.fsync(target.fileno())
+    others = {copy.made for copy in find(database)}
+    while (made := datetime.now(UTC).replace(microsecond=0)) in others:
+        time.sleep(0.1)
+    path = folder(database) / f"users-{made.strftime(_TIME)}-{users}{why and '-' + why}.db.gz"
+    packed.replace(path)
+    return Copy(path, made, users, why)
+
+
+def _exchange(database: Path, restored: Path, work: Path) -> Path:
+    """Put other rows into a database, in one transaction; the copy of those before."""
+    with explained(database), closing(connect(database)) as connection:
+        connection.execute("PRAGMA journal_mode = TRUNCATE")
+        connection.execute("ATTACH ? AS restored", [str(restored)])
+        connection.execute("BEGIN IMMEDIATE")  # from here on nobody else writes, so that the copy misses nothing
+        kept = _make(database, BEFORE_RESTORE, work).path
+        require_present_schema(connection, database)
+        for [table] in connection.execute("SELECT name FROM restored.sqlite_schema WHERE type = 'table'").fetchall():
+            connection.execute(f"DELETE FROM main.{table}")
+            connection.execute(f"INSERT INTO main.{table} SELECT * FROM restored.{table}")
+        connection.execute("COMMIT")
+        return kept
+
+
+def _copy(source_path: Path, target_path: Path) -> None:
+    """SQLite's backup, all pages in one step: in several it would begin anew after each write.
+
+    Meanwhile others may read the source, and writers wait. Source: https://sqlite.org/backup.html
+    """
+    with closing(connect(source_path)) as source, closing(connect(target_path, "rwc")) as target:
+        target.execute("PRAGMA synchronous = FULL")
+        target.execute("PRAGMA journal_mode = TRUNCATE")
+        source.backup(target)
+
+
+def _unpack(copy: Path, path: Path) -> None:
+    try:
+        with gzip.open(copy) as source, path.open("wb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+            target.flush()
+            os.fsync(target.fileno())  # it may become the database
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise StoreError(f"The copy {copy} is damaged ({error}). Nothing was changed. Choose another one.") from error
+
+
+def _set_aside(database: Path) -> Path:
+    """Copy a damaged file as it is, with its journal."""
+    kept = folder(database) / f"users-{datetime.now(UTC).strftime(_TIME)}-damaged.db"
+    shutil.copyfile(database, kept)
+    if _journal(database).exists():
+        shutil.copyfile(_journal(database), _journal(kept))
+    return kept
+
+
+def _journal(database: Path) -> Path:
+    return database.with_name(database.name + "-journal")
+
+
+def _time(text: str) -> datetime:
+    return datetime.strptime(text, _TIME).replace(tzinfo=UTC)
+
+
+@contextmanager
+def workplace(database: Path) -> Iterator[Path]:
+    """A folder on the disk of the copies that one process at a time uses, empty at first and gone afterwards."""
+    with explained(folder(database)):
+        folder(database).mkdir(exist_ok=True)
+        with (folder(database) / ".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            work = folder(database) / ".work"
+            shutil.rmtree(work, ignore_errors=True)  # of a process that was killed
+            work.mkdir()
+            try:
+                yield work
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Raise what SQLite and the system say as a StoreError that says what to do."""
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        raise explain(error, path) from error

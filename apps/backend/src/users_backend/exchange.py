@@ -1,0 +1,135 @@
+"""Users to CSV or JSON, and from there into the database, while the server runs."""
+
+import csv
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+from pydantic import ValidationError
+
+from users_backend import copies
+from users_backend.database import StoreError
+from users_backend.users import User, fold
+
+# Users that are saved in one transaction. The server's own writes wait while it lasts.
+CHUNK = 1000
+
+Entry = tuple[str, dict[str, Any]]  # where it stands, such as "line 7", and what stands there
+
+
+@dataclass
+class Report:
+    """What became of the entries."""
+
+    saved: int = 0
+    there: int = 0  # with the same name, before
+    refused: int = 0
+
+
+def export(database: Path, form: str, output: TextIO) -> None:
+    """Write all users of this moment, by id; `form` is one of FORMATS. Raise StoreError."""
+    write, _ = FORMATS[form]
+    with copies.workplace(database) as work:
+        copies.snapshot(database, work / "export.db")  # however slow the output is, no writer waits for it
+        with closing(copies.connect(work / "export.db")) as connection:
+            write(connection.execute("SELECT id, name FROM users ORDER BY id"), output)
+
+
+def load(
+    database: Path, form: str, source: TextIO, refuse: Callable[[str], None], *, all_or_nothing: bool = False
+) -> Report:
+    """Save the users that `source` holds; `refuse` is told where each one stands that is not, and why.
+
+    A user that is there already is refused, unless the name is the same. With `all_or_nothing`,
+    one refused entry is enough for none to be saved. Raise StoreError.
+    """
+    _, read = FORMATS[form]
+    report = Report()
+    entries = read(source)
+    with copies.explained(database), closing(copies.connect(database)) as connection:
+        copies.require_present_schema(connection, database)
+        connection.execute("PRAGMA journal_mode = TRUNCATE")
+        while chunk := list(entries if all_or_nothing else islice(entries, CHUNK)):
+            connection.execute("BEGIN IMMEDIATE")
+            for place, values in chunk:
+                try:
+                    added = _save(connection, values)
+                except ValueError as reason:
+                    refuse(f"{place}: {reason}")
+                    report.refused += 1
+                else:
+                    report.saved += added
+                    report.there += not added
+            if all_or_nothing and report.refused:
+                connection.execute("ROLLBACK")
+                report.saved = 0
+            else:
+                connection.execute("COMMIT")
+    return report
+
+
+def _save(connection: sqlite3.Connection, values: dict[str, Any]) -> bool:
+    """Add a user. False: it is there already. Raise ValueError."""
+    try:
+        user = User.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(
+            "; ".join(f"{'.'.join(map(str, e['loc'])) or 'user'}: {e['msg']}" for e in error.errors())
+        ) from None
+    sql = "INSERT INTO users (id, name, name_folded) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+    if connection.execute(sql, (user.id, user.name, fold(user.name))).rowcount:
+        return True
+    [[name]] = connection.execute("SELECT name FROM users WHERE id = ?", (user.id,))
+    if name != user.name:
+        raise ValueError(f"id {user.id} exists already, with the name {name}")
+    return False
+
+
+def _write_csv(users: Iterable[tuple[int, str]], output: TextIO) -> None:
+    """A heading, and a line for each user, as in RFC 4180 but with line feeds."""
+    writer = csv.writer(output, lineterminator="\n")
+    writer.writerow(["id", "name"])
+    writer.writerows(users)
+
+
+def _read_csv(source: TextIO) -> Iterator[Entry]:
+    reader = csv.DictReader(source, restkey="more", strict=True)
+    try:
+        if sorted(reader.fieldnames or []) != ["id", "name"]:
+            raise StoreError("The first line is not id,name, so no user was saved. Write it above the users.")
+        for values in reader:
+            number = str(values["id"])
+            # Plain digits alone: int() would also take " 1" and "1_0".
+            whole = number.isascii() and number.isdigit() and len(number) < 20
+            yield f"line {reader.line_num}", values | {"id": int(number) if whole else number}
+    except (csv.Error, UnicodeError) as error:
+        raise StoreError(
+            f"What follows line {reader.line_num} is no CSV in UTF-8 ({error}) and was not saved."
+        ) from error
+
+
+def _write_json(users: Iterable[tuple[int, str]], output: TextIO) -> None:
+    """One array, with a line for each user."""
+    between = "[\n"
+    for user_id, name in users:
+        output.write(between + json.dumps({"id": user_id, "name": name}, ensure_ascii=False))
+        between = ",\n"
+    output.write("[]\n" if between == "[\n" else "\n]\n")
+
+
+def _read_json(source: TextIO) -> Iterator[Entry]:
+    try:
+        users = json.load(source)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"This is no JSON in UTF-8 ({error}), so no user was saved.") from error
+    if not isinstance(users, list):
+        raise StoreError('This JSON is no array, such as [{"id": 1, "name": "Ana"}], so no user was saved.')
+    return ((f"entry {number}", user) for number, user in enumerate(users, start=1))
+
+
+FORMATS = {"csv": (_write_csv, _read_csv), "json": (_write_json, _read_json)}

@@ -1,0 +1,304 @@
+"""Copies: made and put back while the real server runs and others write, and what is wrong with some."""
+
+import gzip
+import itertools
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from users_backend import copies
+from users_backend.copies import HOURLY, Copy, Hourly, Kept
+from users_backend.database import StoreError
+
+
+def admin(server, *arguments):
+    """Run the program as a person does, beside the running server."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "users_backend.admin", *arguments],
+        env={"PYTHONPATH": ":".join(sys.path), "DATABASE_URL": f"sqlite:///{server.database}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def unpack(copy, folder):
+    path = folder / "unpacked.db"
+    path.write_bytes(gzip.decompress(Path(copy).read_bytes()))
+    return path
+
+
+def ids(path):
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        return {user_id for (user_id,) in connection.execute("SELECT id FROM users")}
+
+
+class Writers:
+    """Clients that add users until the end; `saved` has those that were acknowledged."""
+
+    def __init__(self, server):
+        self.saved = set()
+        self._next = itertools.count(1)
+        self._end = threading.Event()
+        self._server = server
+
+    def __enter__(self):
+        self._pool = ThreadPoolExecutor(8)
+        self._done = [self._pool.submit(self._write) for _ in range(8)]
+        return self
+
+    def __exit__(self, *_):
+        self._end.set()
+        for done in self._done:
+            done.result()
+        self._pool.shutdown()
+
+    def _write(self):
+        with httpx.Client(base_url=self._server.http.base_url, timeout=10, trust_env=False) as http:
+            while not self._end.is_set():
+                user_id = next(self._next)
+                if http.post("/users", json={"id": user_id, "name": "Ana"}).status_code == 201:
+                    self.saved.add(user_id)
+
+    def wait_for(self, count):
+        deadline = time.monotonic() + 30
+        wanted = len(self.saved) + count
+        while len(self.saved) < wanted:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_a_copy_made_while_others_write_has_all_that_was_acknowledged_before(start_server, tmp_path):
+    server = start_server(LOG_LEVEL="error")
+    with Writers(server) as writers:
+        for _ in range(3):
+            writers.wait_for(100)
+            before = set(writers.saved)
+            result = admin(server, "backup")
+            assert result.returncode == 0, result.stderr
+            copy = copies.find(server.database)[0]
+            found = ids(unpack(copy.path, tmp_path))
+            assert before <= found
+            assert copy.users == len(found)
+            assert f"{copy.users:,} users copied to {copy.path} (" in result.stdout
+
+
+def test_a_restore_while_others_write_loses_nothing_that_was_acknowledged(start_server, tmp_path):
+    server = start_server(LOG_LEVEL="error")
+    server.http.post("/users", json={"id": 1_000_000, "name": "Bia"})
+    assert admin(server, "backup").returncode == 0
+    with Writers(server) as writers:
+        writers.wait_for(100)
+        result = admin(server, "restore", "newest")
+        assert result.returncode == 0, result.stderr
+        writers.wait_for(100)
+    [kept] = [copy for copy in copies.find(server.database) if copy.why == copies.BEFORE_RESTORE]
+    assert result.stdout.endswith(f"To undo that: make restore COPY={kept.path.name}\n")
+    before, after = ids(unpack(kept.path, tmp_path)), ids(server.database)
+    assert len(after) < len(writers.saved)
+    assert writers.saved | {1_000_000} == before | after
+    assert before & after == {1_000_000}
+
+
+def test_what_a_restore_replaced_can_be_restored(start_server):
+    server = start_server()
+    server.http.post("/users", json={"id": 1, "name": "Ana"})
+    assert admin(server, "backup").returncode == 0
+    server.http.put("/users/1", json={"name": "Bia"})
+    undo = admin(server, "restore", "newest").stdout.rpartition("COPY=")[2].strip()
+    assert server.http.get("/users/1").json()["name"] == "Ana"
+    assert admin(server, "restore", undo).returncode == 0
+    assert server.http.get("/users/1").json()["name"] == "Bia"
+    # "newest" is the newest that was made on purpose, not what the restores kept.
+    assert admin(server, "restore", "newest").returncode == 0
+    assert server.http.get("/users/1").json()["name"] == "Ana"
+
+
+def foreign(path):
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE notes (text)")
+
+
+def newer(path):
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+
+
+def damaged(path):
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE users (id, name)")
+        connection.execute("PRAGMA user_version = 1")
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * 4096)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (foreign, "belongs to another program"),
+        (newer, "schema version 99"),
+        (damaged, "is damaged"),
+        (lambda path: path.write_bytes(b"no database" * 1000), "is not a SQLite database"),
+    ],
+)
+def test_a_copy_that_is_none_is_refused_and_nothing_changes(start_server, tmp_path, content, words):
+    server = start_server()
+    server.http.post("/users", json={"id": 1, "name": "Ana"})
+    folder = copies.folder(server.database)
+    folder.mkdir()
+    content(tmp_path / "content")
+    copy = folder / "users-20261124T130000Z-1.db.gz"
+    copy.write_bytes(gzip.compress((tmp_path / "content").read_bytes()))
+    result = admin(server, "restore", copy.name)
+    assert result.returncode == 1
+    assert words in result.stderr
+    assert server.http.get("/users").json() == [{"id": 1, "name": "Ana"}]
+    assert {path.name for path in folder.iterdir()} == {copy.name, ".lock"}
+
+
+@pytest.mark.parametrize("cut", [0, 10, 100])
+def test_a_copy_that_is_cut_off_is_refused(start_server, cut):
+    server = start_server()
+    server.http.post("/users", json={"id": 1, "name": "Ana"})
+    copy = copies.make(server.database).path
+    copy.write_bytes(copy.read_bytes()[:cut])
+    result = admin(server, "restore", "newest")
+    assert result.returncode == 1
+    assert "is damaged" in result.stderr or "is not" in result.stderr or "belongs" in result.stderr
+    assert server.http.get("/users/1").status_code == 200
+
+
+@pytest.mark.parametrize("place", [0, 4096])
+def test_in_place_of_a_damaged_database_comes_the_copy_and_the_server_needs_no_restart(
+    start_server, check_problem, place
+):
+    server = start_server()
+    server.http.post("/users", json={"id": 1, "name": "Ana"})
+    assert admin(server, "backup").returncode == 0
+    server.stop()
+    with server.database.open("r+b") as file:
+        file.seek(place)
+        file.write(b"\xff" * 4096)
+    damage = server.database.read_bytes()
+    server = start_server()
+    check_problem(server.http.get("/users"), 503)
+
+    result = admin(server, "restore", "newest")
+    assert result.returncode == 0, result.stderr
+    assert server.http.get("/users").json() == [{"id": 1, "name": "Ana"}]
+    [kept] = copies.folder(server.database).glob("*-damaged.db")
+    assert f"The damaged file is {kept}" in result.stdout
+    assert kept.read_bytes() == damage
+
+
+def test_a_lost_database_comes_back(start_server):
+    server = start_server()
+    server.http.post("/users", json={"id": 1, "name": "Ana"})
+    assert admin(server, "backup").returncode == 0
+    server.stop()
+    server.database.unlink()
+    assert admin(server, "restore", "newest").stdout.endswith("are back.\n")
+    assert start_server().http.get("/users").json() == [{"id": 1, "name": "Ana"}]
+
+
+def test_without_a_database_or_a_copy_it_says_what_to_do(start_server):
+    server = start_server()
+    server.stop()
+    assert admin(server, "list").stdout.endswith("yet. `make backup` makes one.\n")
+    assert "There is no copy newest in" in admin(server, "restore", "newest").stderr
+    server.database.unlink()
+    result = admin(server, "backup")
+    assert result.returncode == 1
+    assert result.stderr == f"There is no database {server.database} yet, so there is nothing to copy.\n"
+
+
+def test_the_list_shows_time_users_and_size_newest_first(start_server):
+    server = start_server()
+    for user_id in (1, 2):
+        server.http.post("/users", json={"id": user_id, "name": "Ana"})
+        assert admin(server, "backup").returncode == 0
+    lines = admin(server, "list").stdout.splitlines()
+    assert [line.split("UTC")[1].split()[:2] for line in lines[:2]] == [["2", "users"], ["1", "user"]]
+    assert "make restore COPY=newest" in lines[-1]
+
+
+def test_what_a_killed_one_left_is_cleared_away(start_server):
+    server = start_server()
+    left = copies.folder(server.database) / ".work"
+    left.mkdir(parents=True)
+    (left / "copy.db").write_bytes(b"half of it")
+    assert admin(server, "backup").returncode == 0
+    assert not left.exists()
+
+
+# --- Those made every hour -----------------------------------------------------------
+
+
+def hours_ago(hours):
+    made = datetime(2026, 11, 24, 13, tzinfo=UTC) - timedelta(hours=hours)
+    return Copy(Path(f"{hours}"), made, 1, HOURLY)
+
+
+def test_of_hourly_copies_stay_the_last_ones_of_hours_days_and_weeks():
+    year = [hours_ago(hours) for hours in range(24 * 365)]
+    kept = sorted(int(copy.path.name) for copy in Kept(24, 7, 4).choose(year))
+    # 24 November 2026 is a Tuesday: days end 14 hours, weeks 38 hours before 13:00.
+    days = [14 + 24 * n for n in range(6)]
+    weeks = [38 + 24 * 7 * n for n in range(3)]
+    assert kept == sorted({*range(24), *days, *weeks})
+    assert Kept(0, 0, 0).choose(year) == set()
+
+
+def test_the_hourly_copy_replaces_older_ones_and_touches_no_other(start_server, tmp_path):
+    server = start_server()
+    server.stop()
+    by_hand = copies.make(server.database).path
+    old = by_hand.with_name("users-20261124T010000Z-1-hourly.db.gz")
+    also_by_hand = by_hand.with_name("users-20261124T000000Z-1.db.gz")
+    for path in (old, also_by_hand):
+        path.write_bytes(by_hand.read_bytes())
+    copies.make_hourly(server.database, Kept(1, 1, 1))
+    paths = {copy.path for copy in copies.find(server.database)}
+    assert {by_hand, also_by_hand} < paths
+    assert old not in paths
+    assert len(paths) == 3
+
+
+def test_the_server_makes_one_soon_after_its_start_if_the_last_hour_has_none(start_server, monkeypatch):
+    server = start_server()
+    monkeypatch.setattr(copies, "FIRST_SECONDS", 0.01)
+    hourly = Hourly(server.database, Kept(24, 7, 4))
+    deadline = time.monotonic() + 10
+    while not copies.find(server.database):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    hourly.close()
+    assert [copy.why for copy in copies.find(server.database)] == [HOURLY]
+    time.sleep(0.1)
+    hourly = Hourly(server.database, Kept(24, 7, 4))
+    time.sleep(0.1)
+    hourly.close()
+    assert len(copies.find(server.database)) == 1
+
+
+def test_a_copy_that_cannot_be_made_is_logged_and_leaves_nothing(start_server, caplog):
+    server = start_server()
+    server.stop()
+    with server.database.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * 4096)
+    with pytest.raises(StoreError):
+        copies.make_hourly(server.database, Kept(24, 7, 4))
+    assert "The hourly copy was not made. The database" in caplog.text
+    assert copies.find(server.database) == []

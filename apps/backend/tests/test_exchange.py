@@ -1,0 +1,121 @@
+"""Users to a file and back, through the program that people call, beside the running server."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+
+NAMES = {1: "Ana", 2: 'Zoé "Z", the\u00a0first', 3: "=1+1", 2**53 - 1: "😀" * 200}
+
+
+@pytest.fixture
+def admin(server, http):
+    """A function that runs the program on the database of the shared server, which starts without users."""
+
+    def run(*arguments, text=b""):
+        return subprocess.run(
+            [sys.executable, "-W", "error", "-m", "users_backend.admin", *arguments],
+            env={"PYTHONPATH": ":".join(sys.path), "DATABASE_URL": f"sqlite:///{server.database}", "LC_ALL": "C"},
+            input=text.encode() if isinstance(text, str) else text,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run
+
+
+def users(http):
+    return {user["id"]: user["name"] for user in http.get("/users?limit=1000").json()}
+
+
+@pytest.mark.parametrize("form", ["csv", "json"])
+def test_what_is_exported_is_read_by_others_and_imported_again(admin, http, form):
+    for user_id, name in NAMES.items():
+        assert http.post("/users", json={"id": user_id, "name": name}).status_code == 201
+    exported = admin("export", form).stdout
+    text = exported.decode()
+    read = csv.DictReader(io.StringIO(text)) if form == "csv" else json.loads(text)
+    assert {int(user["id"]): user["name"] for user in read} == NAMES
+
+    for user_id in NAMES:
+        http.delete(f"/users/{user_id}")
+    result = admin("import", form, text=exported)
+    assert result.stdout == b"4 users saved, 0 there already, 0 refused.\n"
+    assert users(http) == NAMES
+    assert http.get("/users?name=zoe").json()[0]["id"] == 2  # found as those are that the server saved
+    again = admin("import", form, text=exported)
+    assert (again.returncode, again.stdout) == (0, b"0 users saved, 4 there already, 0 refused.\n")
+
+
+@pytest.mark.parametrize(("form", "empty"), [("csv", b"id,name\n"), ("json", b"[]\n")])
+def test_no_users_are_a_file_too(admin, form, empty):
+    assert admin("export", form).stdout == empty
+    assert admin("import", form, text=empty).stdout == b"0 users saved, 0 there already, 0 refused.\n"
+
+
+def test_each_refused_line_is_reported_and_the_others_are_saved(admin, http):
+    http.post("/users", json={"id": 1, "name": "Ana"})
+    text = 'name,id\nBia,1\nEva,2\n,3\nIvo,1.0\nIda,-1\nLia\nUma,7,8\n"Two\nlines",8\n Leo ,9\nAna,1\n'
+    result = admin("import", "csv", text=text)
+    assert result.returncode == 1
+    assert result.stdout == b"2 users saved, 1 there already, 7 refused.\n"
+    lines = result.stderr.decode().splitlines()
+    assert lines[0] == "line 2: id 1 exists already, with the name Ana"
+    assert [line.split(":")[0] for line in lines] == [f"line {number}" for number in (2, 4, 5, 6, 7, 8, 10)]
+    assert users(http) == {1: "Ana", 2: "Eva", 9: "Leo"}
+
+
+def test_on_request_it_is_all_or_nothing(admin, http):
+    bad = '[{"id": 1, "name": "Ana"}, {"id": 1, "name": "Bia"}, {"id": true, "name": "Eva"}]'
+    result = admin("import", "json", "--all-or-nothing", text=bad)
+    assert result.returncode == 1
+    assert result.stdout == b"0 users saved, 0 there already, 2 refused.\n"
+    assert result.stderr.startswith(b"entry 2: id 1 exists already, with the name Ana\nentry 3: id: ")
+    assert users(http) == {}
+    good = json.dumps([{"id": n, "name": "Ana"} for n in range(1, 2502)])
+    assert admin("import", "json", "--all-or-nothing", text=good).stdout.startswith(b"2,501 users saved")
+    assert len(users(http)) == 1000  # the first page
+    assert admin("export", "csv").stdout.count(b"\n") == 2502
+    for user_id in range(1001, 2502):
+        http.delete(f"/users/{user_id}")
+
+
+def test_a_file_of_excel_with_a_byte_order_mark_and_windows_line_ends(admin, http):
+    assert admin("import", "csv", text=b"\xef\xbb\xbfid,name\r\n1,Jos\xc3\xa9\r\n").returncode == 0
+    assert users(http) == {1: "José"}
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "words"),
+    [
+        ("csv", "", "The first line is not id,name"),
+        ("csv", "1,Ana\n", "The first line is not id,name"),
+        ("csv", "id;name\n1;Ana\n", "The first line is not id,name"),
+        ("csv", b"id,name\n1,Jos\xe9\n", "is no CSV in UTF-8"),
+        ("csv", 'id,name\n1,"Ana\n', "is no CSV in UTF-8"),
+        ("json", "", "is no JSON"),
+        ("json", "id,name\n1,Ana\n", "is no JSON"),
+        ("json", "[" * 100_000, "is no JSON"),
+        ("json", '{"id": 1, "name": "Ana"}', "is no array"),
+        ("json", b"\xff", "is no JSON in UTF-8"),
+    ],
+)
+def test_what_is_no_list_of_users_is_refused_in_one_line(admin, http, form, text, words):
+    result = admin("import", form, text=text)
+    assert result.returncode == 1
+    assert words in result.stderr.decode()
+    assert result.stderr.count(b"\n") == 1
+    assert users(http) == {}
+
+
+@pytest.mark.parametrize(
+    "entry", ["1", "null", '{"id": 1}', '{"id": 1, "name": "A", "x": 1}', '{"id": "1", "name": "A"}']
+)
+def test_an_entry_that_is_no_user_is_refused(admin, entry):
+    result = admin("import", "json", text=f"[{entry}]")
+    assert result.stdout == b"0 users saved, 0 there already, 1 refused.\n"
+    assert result.stderr.startswith(b"entry 1: ")
