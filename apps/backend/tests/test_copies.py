@@ -218,8 +218,11 @@ def test_without_a_database_or_a_copy_it_says_what_to_do(start_server):
     assert admin(server, "list").stdout.endswith("yet. `make backup` makes one.\n")
     assert "There is no copy newest in" in admin(server, "restore", "newest").stderr
     server.database.unlink()
-    result = admin(server, "backup")
-    assert result.returncode == 1
+    before = {*server.database.parent.iterdir()}
+    for arguments in (["backup"], ["export", "csv"]):
+        result = admin(server, *arguments)
+        assert result.returncode == 1
+        assert {*server.database.parent.iterdir()} == before
     assert result.stderr == f"There is no database {server.database} yet, so there is nothing to copy.\n"
 
 
@@ -300,5 +303,5 @@ def test_a_copy_that_cannot_be_made_is_logged_and_leaves_nothing(start_server, c
         file.write(b"\xff" * 4096)
     with pytest.raises(StoreError):
         copies.make_hourly(server.database, Kept(24, 7, 4))
-    assert "The hourly copy was not made. The database" in caplog.text
+    assert f"The hourly copy was not made. The database {server.database} is damaged" in caplog.text
     assert copies.find(server.database) == []

@@ -81,6 +81,7 @@ def find(database: Path) -> list[Copy]:
 
 def make(database: Path, why: str = "") -> Copy:
     """Copy a database, which may be in use. Raise StoreError; then there is no copy."""
+    require(database)
     with workplace(database) as work:
         return _make(database, why, work)
 
@@ -93,7 +94,7 @@ def restore(database: Path, copy: Path) -> Path | None:
     with workplace(database) as work:
         restored = work / "restored.db"
         _unpack(copy, restored)
-        check(restored)
+        check(restored, copy)
         with closing(Database(restored)):
             pass
         if not database.exists():
@@ -111,24 +112,28 @@ def restore(database: Path, copy: Path) -> Path | None:
             return kept
 
 
-def snapshot(database: Path, path: Path) -> None:
-    """Write the users as they are now into a database of their own. Raise StoreError."""
+def require(database: Path) -> None:
+    """Raise StoreError where there is no database; before a file is made where only a mount is missing."""
     if not database.exists():
         raise StoreError(f"There is no database {database} yet, so there is nothing to copy.")
+
+
+def snapshot(database: Path, path: Path) -> None:
+    """Write the users as they are now into a database of their own. Raise StoreError."""
     with explained(database):
         _copy(database, path)
 
 
-def check(path: Path) -> int:
-    """The number of users in a whole database of ours. Raise StoreError for any other file."""
-    with explained(path), closing(connect(path)) as connection:
+def check(path: Path, source: Path) -> int:
+    """The number of users in a whole database of ours. Raise StoreError for any other, calling it `source`."""
+    with explained(source), closing(connect(path)) as connection:
         [[damage]] = connection.execute("PRAGMA integrity_check(1)")
         if damage != "ok":
-            raise damaged(path, damage)
+            raise damaged(source, damage)
         [[version]] = connection.execute("PRAGMA user_version")
         if not 1 <= version <= len(MIGRATIONS):
             raise StoreError(
-                f"{path} has schema version {version}, and this backend knows 1 to {len(MIGRATIONS)}: "
+                f"{source} has schema version {version}, and this backend knows 1 to {len(MIGRATIONS)}: "
                 "it belongs to another program or to a newer backend."
             )
         [[users]] = connection.execute("SELECT count(*) FROM users")
@@ -193,7 +198,7 @@ def make_hourly(database: Path, kept: Kept) -> None:
 def _make(database: Path, why: str, work: Path) -> Copy:
     plain, packed = work / "copy.db", work / "copy.db.gz"
     snapshot(database, plain)
-    users = check(plain)
+    users = check(plain, database)
     with plain.open("rb") as source, packed.open("wb") as target:
         with gzip.GzipFile("", "wb", 6, target) as gzipped:
             shutil.copyfileobj(source, gzipped, 1 << 20)

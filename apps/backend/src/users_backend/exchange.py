@@ -34,6 +34,7 @@ class Report:
 def export(database: Path, form: str, output: TextIO) -> None:
     """Write all users of this moment, by id; `form` is one of FORMATS. Raise StoreError."""
     write, _ = FORMATS[form]
+    copies.require(database)
     with copies.workplace(database) as work:
         copies.snapshot(database, work / "export.db")  # however slow the output is, no writer waits for it
         with closing(copies.connect(work / "export.db")) as connection:
