@@ -9,6 +9,7 @@ from role_readmes import ROLES, readme
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [*ROOT.glob("docs/*.md"), *ROLES.glob("*/README.md")]
 CODE = [ROOT / "Vagrantfile", *ROOT.glob("vagrant/*.rb"), *ROOT.glob("tools/*.py"), *ROOT.glob("ansible/*.yml")]
+CODE += [*ROOT.glob("apps/*/src/*/*.py")]
 CODE += [file for file in ROLES.rglob("*") if file.is_file() and file.suffix != ".md"]
 
 
