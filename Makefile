@@ -8,7 +8,7 @@ help: ## list the targets
 
 # --- The VM --------------------------------------------------------------------------
 
-.PHONY: up down destroy ssh status logs rollback backup restore export import doctor
+.PHONY: up down destroy ssh status logs rollback backup restore db export import doctor
 # -T: no terminal, which would change the line ends.
 admin = vagrant ssh --command "sudo docker exec --interactive users-backend python -m users_backend.admin $(1)" -- -T
 FORMAT = csv
@@ -42,6 +42,9 @@ backup: ## copy the database while it is in use, into data/backups/ (the backend
 
 restore: ## list the copies; put one back: make restore COPY=newest
 	@$(call admin,$(if $(COPY),restore $(COPY),list))
+
+db: ## ask the database in SQL while it is in use; nothing can be changed
+	@vagrant ssh --command "sudo docker exec --interactive --tty users-backend python -m users_backend.admin db"
 
 export: ## write all users to data/users.csv; with FORMAT=json or FILE=any.csv elsewhere
 	@$(call admin,export $(FILE_FORMAT)) > "$(FILE).part"

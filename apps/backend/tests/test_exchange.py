@@ -51,6 +51,21 @@ def test_what_is_exported_is_read_by_others_and_imported_again(admin, http, form
     assert (again.returncode, again.stdout) == (0, b"0 users saved, 4 there already, 0 refused.\n")
 
 
+def test_the_shell_answers_and_changes_nothing(admin, http):
+    for user_id, name in NAMES.items():
+        http.post("/users", json={"id": user_id, "name": name})
+    result = admin("db", text="SELECT id, name\nFROM users WHERE id < 3;\nDELETE FROM users;\nSELEC;\nSELECT 'end';\n")
+    lines = result.stdout.decode().replace("sqlite> ", "").replace("   ...> ", "").splitlines()
+    assert lines[1:] == [
+        "1|Ana",
+        f"2|{NAMES[2]}",
+        "Error: attempt to write a readonly database",
+        'Error: near "SELEC": syntax error',
+        "end",
+    ]
+    assert users(http) == NAMES
+
+
 @pytest.mark.parametrize(("form", "empty"), [("csv", b"id,name\n"), ("json", b"[]\n")])
 def test_no_users_are_a_file_too(admin, form, empty):
     assert admin("export", form).stdout == empty

@@ -3,7 +3,9 @@
 import argparse
 import logging
 import os
+import sqlite3
 import sys
+from contextlib import closing, suppress
 from pathlib import Path
 
 from users_backend import copies, exchange, settings
@@ -21,6 +23,7 @@ def main() -> int:
     actions.add_parser("list", help="show the copies, the newest first")
     restore = actions.add_parser("restore", help="put a copy in the place of the database; the present one is kept")
     restore.add_argument("copy", metavar="COPY", help="a name that `list` shows, or: newest")
+    actions.add_parser("db", help="answer questions in SQL; nothing can be changed")
     for name, text in (
         ("export", "write all users to the standard output"),
         ("import", "save those of the standard input"),
@@ -37,6 +40,8 @@ def main() -> int:
             print(listing(database))
         elif arguments.action == "restore":
             print(put_back(database, arguments.copy))
+        elif arguments.action == "db":
+            shell(database)
         elif arguments.action == "export":
             with open(1, "w", encoding="utf-8", newline="", closefd=False) as output:
                 exchange.export(database, arguments.format, output)
@@ -83,6 +88,25 @@ def put_back(database: Path, name: str) -> str:
     if kept.name.endswith(".gz"):
         return f"{text} To undo that: make restore COPY={kept.name}"
     return f"{text} The damaged file is {kept}; what can be read of it: sqlite3 {kept.name} .recover"
+
+
+def shell(database: Path) -> None:
+    """Read SQL and print the rows, separated by bars, until the input ends. The file is open for reading only."""
+    copies.require(database)
+    with copies.explained(database), closing(copies.connect(database, "ro")) as connection:
+        print(f"SQLite {sqlite3.sqlite_version}, for reading only. Try: SELECT * FROM users LIMIT 5;   Ctrl-D ends it.")
+        statement = ""
+        with suppress(EOFError):
+            while True:
+                statement += input("   ...> " if statement else "sqlite> ") + "\n"
+                if sqlite3.complete_statement(statement):
+                    try:
+                        rows = connection.execute(statement).fetchall()  # at once: until the last row, writers wait
+                    except sqlite3.Error as error:
+                        rows = [(f"Error: {error}",)]
+                    for row in rows:
+                        print(*row, sep="|")
+                    statement = ""
 
 
 def take_in(database: Path, form: str, all_or_nothing: bool) -> int:
