@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -136,15 +135,3 @@ def test_the_guides_inventory_and_command_find_the_playbook_and_its_roles(tmp_pa
     assert result.returncode == 0, result.stderr
     assert "lab\n" in result.stdout
     assert "Install Docker" in result.stdout
-
-
-def test_the_guides_backup_is_a_whole_database(tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "users.db") as database:
-        database.execute("CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT)")
-        database.execute("INSERT INTO users VALUES (1, 'Ana')")
-    program = re.search(r"<<'PYTHON'\n(.*?)^PYTHON", block("sh", "serialize"), re.MULTILINE | re.DOTALL)
-    assert program
-    code = program[1].replace("/data/users.db", str(tmp_path / "users.db"))
-    backup = tmp_path / "backup.db"
-    backup.write_bytes(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout)
-    assert sqlite3.connect(backup).execute("SELECT * FROM users").fetchall() == [(1, "Ana")]

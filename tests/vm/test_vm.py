@@ -216,6 +216,16 @@ def test_molecule_test_in_a_company_whose_proxy_is_the_only_way_out(forward_prox
         vm("curl -fsS -F id=1 -F name=Bia 127.0.0.1:8000/")
         read = "import sqlite3; print(*sqlite3.connect('/data/users.db').execute('SELECT name FROM users'))"
         assert vm(f'python3 -c "{read}"') == "('Bia',)\n"
+
+        # The guide's commands, with this machine in the place of theirs.
+        guide = (ROOT / "docs/any-machine.md").read_text().split("## Backup")[1]
+        guide = guide.replace("ssh ubuntu@203.0.113.10", f"ssh -F {WORK}/ssh-config default")
+        fetch, put_back = re.findall(r"```sh\n(.*?)```", guide, re.DOTALL)
+        run("sh", "-ec", f"cd {WORK}\n{fetch}")
+        copy = max((WORK / "backups").glob("users-*-1.db.gz")).name
+        vm("curl -fsS -X DELETE 127.0.0.1:8080/users/1")
+        run("sh", "-ec", f"cd {WORK}\n{re.sub('copy=.*', f'copy={copy}', put_back)}")
+        assert vm(f'python3 -c "{read}"') == "('Bia',)\n"
     run("molecule", "destroy")
     with sqlite3.connect(f"file:{DATABASE}?mode=ro", uri=True) as database:
         assert database.execute("SELECT name FROM users WHERE id = 1").fetchone() == ("Ana",)
