@@ -65,8 +65,8 @@ local: .venv/apps ## run both apps on this machine, until Ctrl-C
 
 # --- Work on the project -------------------------------------------------------------
 
-.PHONY: check test cloud bench docs lock
-check test cloud bench docs lock: export PATH := $(CURDIR)/.venv/bin:$(PATH)
+.PHONY: check test cloud tutorial bench docs lock
+check test cloud tutorial bench docs lock: export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 check: .venv/dev ## every check and test that needs no VM
 	tests/install-tools
@@ -78,10 +78,13 @@ check: .venv/dev ## every check and test that needs no VM
 
 test: check ## everything: `check`, crashes and full disks, `vagrant up` with Ansible in the VM, and Molecule
 	pytest -m slow
-	pytest --capture no tests/vm/test_vm.py
+	pytest --capture no tests/vm/test_vm.py -k "not tutorial"
 
 cloud: .venv/dev ## test cloud/user-data.yml on a machine that boots with it (15 minutes and more)
 	pytest --capture no tests/vm/test_cloud.py
+
+tutorial: .venv/dev ## follow docs/add-a-service.md in a VM, word for word (half an hour)
+	pytest --capture no tests/vm/test_vm.py -k "make_up_ends or tutorial"
 
 bench: .venv/dev ## compare the speed with a textbook app's and with what is possible (10 minutes, and two VMs)
 	tests/install-tools
