@@ -41,7 +41,7 @@ ENVIRONMENT = os.environ | {
 BROWSER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 RULE = "users-test"  # how our rule is called in the firewall
 
-pytestmark = pytest.mark.timeout(3600)  # seconds; software emulation is slow
+pytestmark = pytest.mark.timeout(4800)  # seconds; software emulation is slow
 
 
 def run(*command: str, fails: bool = False, **environment: str) -> str:
