@@ -305,3 +305,15 @@ def test_a_copy_that_cannot_be_made_is_logged_and_leaves_nothing(start_server, c
         copies.make_hourly(server.database, Kept(24, 7, 4))
     assert f"The hourly copy was not made. The database {server.database} is damaged" in caplog.text
     assert copies.find(server.database) == []
+
+
+def test_the_end_of_the_server_waits_for_no_export(start_server, monkeypatch):
+    server = start_server()
+    monkeypatch.setattr(copies, "FIRST_SECONDS", 0.01)
+    monkeypatch.setattr(copies, "CLOSE_SECONDS", 0.2)
+    with copies.workplace(server.database):  # as an export whose reader is a person
+        hourly = Hourly(server.database, Kept(24, 7, 4))
+        time.sleep(0.2)
+        start = time.monotonic()
+        hourly.close()
+        assert time.monotonic() - start < 2

@@ -54,12 +54,16 @@ def test_what_is_exported_is_read_by_others_and_imported_again(admin, http, form
 def test_the_shell_answers_and_changes_nothing(admin, http):
     for user_id, name in NAMES.items():
         http.post("/users", json={"id": user_id, "name": name})
-    result = admin("db", text="SELECT id, name\nFROM users WHERE id < 3;\nDELETE FROM users;\nSELEC;\nSELECT 'end';\n")
+    result = admin(
+        "db",
+        text="SELECT id, name\nFROM users WHERE id < 3;\nDELETE FROM users;\nATTACH 'x.db' AS x;\nSELEC;\nSELECT 'end';\n",
+    )
     lines = result.stdout.decode().replace("sqlite> ", "").replace("   ...> ", "").splitlines()
     assert lines[1:] == [
         "1|Ana",
         f"2|{NAMES[2]}",
         "Error: attempt to write a readonly database",
+        "Error: too many attached databases - max 0",
         'Error: near "SELEC": syntax error',
         "end",
     ]

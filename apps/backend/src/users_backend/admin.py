@@ -95,8 +95,9 @@ def shell(database: Path) -> None:
     copies.require(database)
     with copies.explained(database), closing(copies.connect(database, "ro")) as connection:
         print(f"SQLite {sqlite3.sqlite_version}, for reading only. Try: SELECT * FROM users LIMIT 5;   Ctrl-D ends it.")
+        connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)  # ATTACH could open the same file for writing
         statement = ""
-        with suppress(EOFError):
+        with suppress(EOFError, KeyboardInterrupt):
             while True:
                 statement += input("   ...> " if statement else "sqlite> ") + "\n"
                 if sqlite3.complete_statement(statement):

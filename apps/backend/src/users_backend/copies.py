@@ -32,6 +32,9 @@ LOCK_SECONDS = 10
 # Until the server makes a copy after a start, if the last hour has none.
 FIRST_SECONDS = 60
 
+# For a copy that is being made when the server ends. It may also wait for an export, and that for a person.
+CLOSE_SECONDS = 3
+
 _NAME = re.compile(r"users-(\d{8}T\d{6}Z)-(\d+)(?:-([a-z-]+))?\.db\.gz", re.ASCII)
 _TIME = "%Y%m%dT%H%M%SZ"
 
@@ -166,10 +169,10 @@ class Hourly:
             self._thread.start()
 
     def close(self) -> None:
-        """Finish a copy that is being made, and make no other."""
+        """Make no other copy. One that takes longer than CLOSE_SECONDS is given up: it has no name yet."""
         self._end.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(CLOSE_SECONDS)
 
     def _run(self) -> None:
         while not self._end.wait(self._pause()):
