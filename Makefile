@@ -91,8 +91,8 @@ bench: .venv/dev ## compare the speed with a textbook app's and with what is pos
 	PYTHONPATH=apps/backend/src python bench/bench.py
 	PYTHONPATH=tools python bench/provisioning.py
 
-docs: .venv/dev ## renew the README of each role
-	python tools/role_readmes.py
+docs: .venv/dev ## renew docs/reference.md, the README of each role and the drawing
+	PYTHONPATH=apps/backend/src:apps/frontend/src python tools/reference.py
 
 lock: .venv/dev ## renew the locked requirements
 	for app in backend frontend; do \

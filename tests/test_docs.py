@@ -1,10 +1,10 @@
-"""The documents say what the code does: READMEs of the roles, links, and quoted messages."""
+"""The documents say what the code does: what is made from the sources, links, and quoted messages."""
 
 import re
 from pathlib import Path
 
 import pytest
-from role_readmes import ROLES, readme
+from reference import REFERENCE, ROLES, draw, readme, reference, seal
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [*ROOT.glob("docs/*.md"), *ROLES.glob("*/README.md")]
@@ -25,6 +25,31 @@ def test_an_option_with_a_key_that_has_no_column_is_refused(tmp_path: Path) -> N
     (tmp_path / "meta/argument_specs.yml").write_text(spec)
     with pytest.raises(TypeError, match="aliases"):
         readme(tmp_path)
+
+
+def test_the_reference_is_made_from_the_sources() -> None:
+    assert REFERENCE.read_text(encoding="utf-8") == reference(), "`make docs` renews it."
+
+
+def test_the_drawing_is_made_from_its_source_and_knows_dark_colours() -> None:
+    picture = (ROOT / "docs/architecture.svg").read_text(encoding="utf-8")
+    assert seal() in picture, "`make docs` renews it."
+    assert "prefers-color-scheme: dark" in picture
+
+
+def test_a_drawing_that_is_up_to_date_needs_no_graphviz(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    draw()
+
+
+def test_every_variable_that_is_read_from_the_environment_is_in_the_reference() -> None:
+    programs = [ROOT / "Vagrantfile", ROOT / "compose.yaml", *ROOT.glob("vagrant/*.rb"), *ROOT.glob("tools/*.py")]
+    programs += [*ROOT.glob("apps/*/src/*/*.py"), ROOT / "ansible/site.yml"]
+    read = r"""(?:environ(?:\.get\(|\[)|ENV(?:\.fetch\(|\[)|lookup\('ansible.builtin.env', )["'](\w+)|\$\{(\w+):-"""
+    names = {name for file in programs for pair in re.findall(read, file.read_text()) for name in pair if name}
+    assert {"SETTINGS_LOCAL", "USER_ID", "DATA_DIR"} <= names
+    text = REFERENCE.read_text(encoding="utf-8")
+    assert {name for name in names if f"`{name}`" not in text} == set()
 
 
 def anchors(document: Path) -> set[str]:
