@@ -65,15 +65,17 @@ local: .venv/apps ## run both apps on this machine, until Ctrl-C
 
 # --- Work on the project -------------------------------------------------------------
 
-.PHONY: check test cloud tutorial bench docs lock
-check test cloud tutorial bench docs lock: export PATH := $(CURDIR)/.venv/bin:$(PATH)
+.PHONY: lint check test cloud tutorial bench docs lock
+lint check test cloud tutorial bench docs lock: export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-check: .venv/dev ## every check and test that needs no VM
-	tests/install-tools
+lint: .venv/dev ## read the code without running it
 	ruff check
 	ruff format --check
 	mypy
 	ansible-lint --offline -q --profile production
+
+check: lint ## every check and test that needs no VM
+	tests/install-tools
 	pytest -m "not slow"
 
 test: check ## everything: `check`, crashes and full disks, `vagrant up` with Ansible in the VM, and Molecule

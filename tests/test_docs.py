@@ -1,13 +1,21 @@
 """The documents say what the code does: what is made from the sources, links, and quoted messages."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 from reference import REFERENCE, ROLES, draw, readme, reference, seal
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = [*ROOT.glob("docs/*.md"), *ROLES.glob("*/README.md")]
+DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROLES.glob("*/README.md")]
+MAKEFILE = (ROOT / "Makefile").read_text()
+# English, and the same in Portuguese.
+LANGUAGES = [
+    (ROOT / "README.md", ROOT / "README.pt-BR.md"),
+    (ROOT / "docs/first-change.md", ROOT / "docs/pt-BR/first-change.md"),
+]
+BLOCK = re.compile(r"^ *```(\w+)\n((?:.*\n)*?) *```$", re.MULTILINE)
 CODE = [ROOT / "Vagrantfile", *ROOT.glob("vagrant/*.rb"), *ROOT.glob("tools/*.py"), *ROOT.glob("ansible/*.yml")]
 CODE += [*ROOT.glob("apps/*/src/*/*.py")]
 CODE += [file for file in ROLES.rglob("*") if file.is_file() and file.suffix != ".md"]
@@ -58,7 +66,83 @@ def anchors(document: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(ROOT)))
+def names(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def links(document: Path) -> set[str]:
+    """Where a document leads; a page that exists in both languages counts as the English one."""
+    found = re.findall(r"\]\(([^)]+)\)|<(http[^>]+)>|src=\"([^\"]+)", document.read_text(encoding="utf-8"))
+    english = {names(there): names(here) for here, there in LANGUAGES}
+    targets = set()
+    for link in map("".join, found):
+        path, hash_, anchor = link.partition("#")
+        if path and "://" not in path:
+            path = names((document.parent / path).resolve())
+            path = english.get(path, path)
+        targets.add(path + hash_ + anchor)
+    return targets
+
+
+def commands_in_text(document: Path) -> set[str]:
+    """What stands in backticks outside of blocks and has a blank: commands, mostly."""
+    return {
+        code for code in re.findall(r"`([^`\n]+)`", BLOCK.sub("", document.read_text(encoding="utf-8"))) if " " in code
+    }
+
+
+def blocks(document: Path) -> list[tuple[str, str]]:
+    """The blocks without what is said in words there: comments, and the labels of a drawing."""
+    found = []
+    for language, content in BLOCK.findall(document.read_text(encoding="utf-8")):
+        if language == "mermaid":
+            content = "".join(re.findall(r"\w+-+>>\w+|(?:POST|GET) \S+|\b[0-9]{3}\b", content))
+        found.append((language, re.sub(r" +# .*", "", content)))
+    return found
+
+
+@pytest.mark.parametrize(("english", "portuguese"), LANGUAGES, ids=names)
+def test_both_languages_have_the_same_headings_blocks_commands_and_links(english: Path, portuguese: Path) -> None:
+    def shape(document: Path) -> list[str]:
+        text = BLOCK.sub("", document.read_text(encoding="utf-8"))
+        return re.findall(r"^(?:#+|\||-|\d\.)(?= |-)", text, re.MULTILINE)  # headings, rows, items
+
+    assert shape(portuguese) == shape(english)
+    assert blocks(portuguese) == blocks(english)
+    assert commands_in_text(portuguese) == commands_in_text(english)
+    assert links(portuguese) == links(english)
+
+
+def test_documents_name_no_make_target_that_does_not_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):.*## ", MAKEFILE, re.MULTILINE))
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        named = set(re.findall(r"(?:`|^ *)make ([a-z]+)(?=[ `\n])", text, re.MULTILINE))
+        assert named <= targets, names(document)
+
+
+def test_readmes_name_every_target_for_users_and_contributing_every_other() -> None:
+    for_users, for_work = (
+        {f"`make {name}" for name in re.findall(r"^([a-z]+):.*## ", part, re.MULTILINE)}
+        for part in MAKEFILE.split("# --- The VM")[1].split("# --- Work on the project")
+    )
+    assert len(for_users) > 10
+    assert len(for_work) > 5
+    for readme_ in (ROOT / "README.md", ROOT / "README.pt-BR.md"):
+        text = readme_.read_text(encoding="utf-8")
+        assert {target for target in for_users if target not in text} == set()
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert {target for target in for_work if target not in text} == set()
+
+
+def test_the_map_of_contributing_has_every_folder() -> None:
+    files = subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines()
+    folders = {f"`{file.partition('/')[0]}/`" for file in files if "/" in file}
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## A map")[1].split("\n## ")[0]
+    assert set(re.findall(r"`[^`/]+/`", text)) >= folders
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=names)
 def test_links_lead_to_files_and_headings(document: Path) -> None:
     for path, anchor in re.findall(r"\]\((?!https?://)([^)#]*)#?([^)]*)\)", document.read_text(encoding="utf-8")):
         target = document.parent / path if path else document

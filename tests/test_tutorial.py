@@ -1,4 +1,4 @@
-"""docs/add-a-service.md, followed literally as far as that goes without a VM; and what follows it there."""
+"""The tutorials, followed literally: as far as that goes without a VM, where they add a service; and what follows them."""
 
 import json
 import os
@@ -10,12 +10,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from shutil import copy, copytree
+from shutil import copy, copytree, rmtree
 
 import pytest
-from tutorial import Step, follow, steps, write
+from tutorial import Step, follow, run, steps, write
 
 ROOT = Path(__file__).resolve().parents[1]
 TUTORIAL = ROOT / "docs/add-a-service.md"
@@ -111,6 +111,71 @@ def test_the_commands_ask_for_what_the_settings_say() -> None:
     port = re.search(r"host_port: (\d+)", settings)
     assert port
     assert set(re.findall(r"127\.0\.0\.1:(\d+)", commands)) == {port[1]}
+
+
+QUICK = ["apps/backend/tests/test_database.py", "apps/backend/tests/test_store.py", "apps/frontend/tests/test_pages.py"]
+
+
+class Reader:
+    """Somebody who follows a tutorial on a copy of the apps in `folder`, and starts them anew before each command."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for path in ("apps", "pyproject.toml"):
+            (copytree if (ROOT / path).is_dir() else copy)(ROOT / path, folder / path)
+        (folder / "settings.yml").touch()
+        self.environment = os.environ | {
+            "SETTINGS_LOCAL": "settings.yml",
+            "DATABASE_URL": f"sqlite:///{folder}/users.db",
+            "PYTHONPATH": f"{folder}/apps/backend/src:{folder}/apps/frontend/src",
+            "NO_PROXY": "*",
+            "no_proxy": "*",
+        }
+
+    def execute(self, commands: str) -> str:
+        """Run commands with the names that things have here, and without what another test does."""
+        with self.apps() as (backend, frontend):
+            for name, here in {
+                "127.0.0.1:8080": backend.removeprefix("http://"),
+                "127.0.0.1:8000": frontend.removeprefix("http://"),
+                ".venv/bin/": f"{Path(sys.executable).parent}/",
+                "make backup": f"{sys.executable} -m users_backend.admin backup",
+                "make lint": "",
+                "tests/install-tools": "",
+                'pytest -m "not slow" apps': f"pytest {' '.join(QUICK)}",
+            }.items():
+                commands = commands.replace(name, here)
+            return run(commands, self.folder, self.environment)
+
+    @contextmanager
+    def apps(self) -> Iterator[tuple[str, str]]:
+        """The addresses of both apps, as the files are now."""
+        with ExitStack() as running:
+            start = [sys.executable, "-m"]
+            backend = running.enter_context(server([*start, "users_backend"], **self.environment))
+            frontend = [*start, "users_frontend"]
+            secret = {"BACKEND_URL": backend, "SECRET_KEY": "-" * 32}
+            yield backend, running.enter_context(server(frontend, **(self.environment | secret)))
+
+
+def test_the_first_change_goes_from_the_database_to_the_form_and_back(tmp_path: Path) -> None:
+    reader = Reader(tmp_path)
+    with reader.apps() as (backend, _):
+        assert get(f"{backend}/users", '{"id": 1, "name": "before"}')[0] == 201
+    output = follow(ROOT / "docs/first-change.md", tmp_path, reader.environment, reader.execute)
+    assert "2 passed" in output
+    with reader.apps() as (backend, _):
+        assert json.loads(get(f"{backend}/users")[1])[0] == {"id": 1, "name": "before"}
+
+    # Back, as its end says.
+    rmtree(tmp_path / "apps")
+    copytree(ROOT / "apps", tmp_path / "apps")
+    with reader.apps() as (backend, _):
+        assert get(f"{backend}/users")[0] == 503
+        (tmp_path / "users.db").rename(tmp_path / "users-with-city.db")
+        [copied] = (tmp_path / "backups").glob("users-*-1.db.gz")
+        run(f"{sys.executable} -m users_backend.admin restore {copied.name}", tmp_path, reader.environment)
+        assert get(f"{backend}/users") == (200, '[{"id":1,"name":"before"}]')
 
 
 @pytest.fixture

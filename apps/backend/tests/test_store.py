@@ -76,7 +76,7 @@ def test_waiting_writes_share_one_commit_and_each_gets_its_own_answer(path):
 
 
 def test_a_write_that_sqlite_refuses_fails_alone(path):
-    insert = "INSERT INTO users VALUES (?, ?, '')"
+    insert = "INSERT INTO users (id, name, name_folded) VALUES (?, ?, '')"
 
     async def scenario():
         async with open_store(path) as opened:
