@@ -1,6 +1,9 @@
 """What the files of this repository say of each other is true."""
 
+import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -28,3 +31,32 @@ def test_apps_and_tools_fit_into_one_environment() -> None:
     for one, other in ((backend, frontend), (backend, tools), (frontend, tools)):
         both = one.keys() & other.keys()
         assert {name: one[name] for name in both} == {name: other[name] for name in both}
+
+
+@pytest.mark.parametrize(("hook", "command"), [("pre-commit", "lint"), ("pre-push", "check")])
+def test_git_runs_the_checks_and_a_failed_one_stops_it(hook: str, command: str, tmp_path: Path) -> None:
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        identity = ["-c", "user.name=test", "-c", "user.email=test@example.com"]
+        return subprocess.run(
+            ["git", *identity, *arguments],
+            check=False,
+            cwd=tmp_path / "clone",
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+
+    shutil.copytree(ROOT / ".githooks", tmp_path / "clone/.githooks")
+    git("init", "--quiet")
+    git("init", "--quiet", "--bare", str(tmp_path / "server"))
+    git("config", "core.hooksPath", ".githooks")
+    (tmp_path / "clone/Makefile").write_text(
+        f'lint check:\n\t@[ -z "$$GIT_INDEX_FILE" ] && echo $@ >> log; test $@ != {command}\n'
+    )
+    commit = git("commit", "--quiet", "--allow-empty", "--message", "change")
+    assert (commit.returncode == 0) is (hook == "pre-push")
+    if hook == "pre-push":
+        assert git("push", str(tmp_path / "server"), "HEAD:main").returncode != 0
+    assert (tmp_path / "clone/log").read_text().split() == ["lint", "check"][: 1 + (hook == "pre-push")]

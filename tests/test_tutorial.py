@@ -3,58 +3,17 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from shutil import copy, copytree, rmtree
 
 import pytest
-from tutorial import Step, follow, run, steps, write
+from tutorial import Reader, Step, follow, get, run, server, steps, write
 
 ROOT = Path(__file__).resolve().parents[1]
 TUTORIAL = ROOT / "docs/add-a-service.md"
 READ_SETTINGS = "begin; puts Settings.load.to_json; rescue Settings::Error => e; abort e.message; end"
-
-
-def get(url: str, body: str | None = None) -> tuple[int, str]:
-    """Status and text, of errors too."""
-    try:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(url, body and body.encode(), timeout=10) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
-
-
-@contextmanager
-def server(command: list[str], **environment: str) -> Iterator[str]:
-    """A service on a free port; it must end well when it is asked to."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    url = f"http://127.0.0.1:{port}"
-    # As in the containers, no proxy stands between the services.
-    settings = {"HOST": "127.0.0.1", "PORT": port, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-    with subprocess.Popen(command, env=os.environ | settings | environment) as process:
-        try:
-            for _ in range(300):
-                try:
-                    assert get(f"{url}/healthz")[0] == 200
-                    break
-                except OSError:
-                    assert process.poll() is None
-                    time.sleep(0.1)
-            else:
-                pytest.fail(f"{command} did not answer within 30 s")
-            yield url
-        finally:
-            process.terminate()
-    assert process.returncode == 0
 
 
 @pytest.fixture
@@ -111,51 +70,6 @@ def test_the_commands_ask_for_what_the_settings_say() -> None:
     port = re.search(r"host_port: (\d+)", settings)
     assert port
     assert set(re.findall(r"127\.0\.0\.1:(\d+)", commands)) == {port[1]}
-
-
-QUICK = ["apps/backend/tests/test_database.py", "apps/backend/tests/test_store.py", "apps/frontend/tests/test_pages.py"]
-
-
-class Reader:
-    """Somebody who follows a tutorial on a copy of the apps in `folder`, and starts them anew before each command."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        for path in ("apps", "pyproject.toml"):
-            (copytree if (ROOT / path).is_dir() else copy)(ROOT / path, folder / path)
-        (folder / "settings.yml").touch()
-        self.environment = os.environ | {
-            "SETTINGS_LOCAL": "settings.yml",
-            "DATABASE_URL": f"sqlite:///{folder}/users.db",
-            "PYTHONPATH": f"{folder}/apps/backend/src:{folder}/apps/frontend/src",
-            "NO_PROXY": "*",
-            "no_proxy": "*",
-        }
-
-    def execute(self, commands: str) -> str:
-        """Run commands with the names that things have here, and without what another test does."""
-        with self.apps() as (backend, frontend):
-            for name, here in {
-                "127.0.0.1:8080": backend.removeprefix("http://"),
-                "127.0.0.1:8000": frontend.removeprefix("http://"),
-                ".venv/bin/": f"{Path(sys.executable).parent}/",
-                "make backup": f"{sys.executable} -m users_backend.admin backup",
-                "make lint": "",
-                "tests/install-tools": "",
-                'pytest -m "not slow" apps': f"pytest {' '.join(QUICK)}",
-            }.items():
-                commands = commands.replace(name, here)
-            return run(commands, self.folder, self.environment)
-
-    @contextmanager
-    def apps(self) -> Iterator[tuple[str, str]]:
-        """The addresses of both apps, as the files are now."""
-        with ExitStack() as running:
-            start = [sys.executable, "-m"]
-            backend = running.enter_context(server([*start, "users_backend"], **self.environment))
-            frontend = [*start, "users_frontend"]
-            secret = {"BACKEND_URL": backend, "SECRET_KEY": "-" * 32}
-            yield backend, running.enter_context(server(frontend, **(self.environment | secret)))
 
 
 def test_the_first_change_goes_from_the_database_to_the_form_and_back(tmp_path: Path) -> None:

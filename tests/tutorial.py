@@ -5,11 +5,19 @@ to replace in a file, and everything else a whole file. The paragraph before it 
 """
 
 import json
+import os
 import re
+import socket
 import subprocess
+import sys
 import tempfile
-from collections.abc import Callable
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from shutil import copy, copytree
 from typing import Any, NamedTuple
 
 import yaml
@@ -17,7 +25,9 @@ import yaml
 BLOCK = re.compile(
     r"(?:^(?P<paragraph>(?:(?!```).+\n)+)\n)?^```(?P<language>\w+)\n(?P<content>(?:.*\n)*?)```$", re.MULTILINE
 )
+ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = "settings.local.yml"
+QUICK = ["apps/backend/tests/test_store.py", "apps/frontend/tests/test_pages.py"]  # of the tests of the apps
 
 
 class Step(NamedTuple):
@@ -98,3 +108,83 @@ def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """As vagrant/settings.rb does it."""
     both = {key: merge(under[key], over[key]) for key in under.keys() & over.keys() if isinstance(over[key], dict)}
     return under | over | both
+
+
+# --- Without a VM --------------------------------------------------------------------
+
+
+def get(url: str, body: str | None = None) -> tuple[int, str]:
+    """Status and text, of errors too."""
+    try:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(url, body and body.encode(), timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+@contextmanager
+def server(command: list[str], **environment: str) -> Iterator[str]:
+    """A service on a free port; it must end well when it is asked to."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    url = f"http://127.0.0.1:{port}"
+    # As in the containers, no proxy stands between the services.
+    settings = {"HOST": "127.0.0.1", "PORT": port, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    with subprocess.Popen(command, env=os.environ | settings | environment) as process:
+        try:
+            for _ in range(300):
+                try:
+                    assert get(f"{url}/healthz")[0] == 200
+                    break
+                except OSError:
+                    assert process.poll() is None
+                    time.sleep(0.1)
+            else:
+                raise AssertionError(f"{command} did not answer within 30 s")
+            yield url
+        finally:
+            process.terminate()
+    assert process.returncode == 0
+
+
+class Reader:
+    """Somebody who follows a tutorial on a copy of the apps in `folder`, and starts them anew before each command."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for path in ("apps", "pyproject.toml"):
+            (copytree if (ROOT / path).is_dir() else copy)(ROOT / path, folder / path)
+        (folder / "settings.yml").touch()
+        self.environment = os.environ | {
+            "SETTINGS_LOCAL": "settings.yml",
+            "DATABASE_URL": f"sqlite:///{folder}/users.db",
+            "PYTHONPATH": f"{folder}/apps/backend/src:{folder}/apps/frontend/src",
+            "NO_PROXY": "*",
+            "no_proxy": "*",
+        }
+
+    def execute(self, commands: str) -> str:
+        """Run commands with the names that things have here, and without what another test does."""
+        with self.apps() if "127.0.0.1" in commands else nullcontext(("", "")) as (backend, frontend):
+            for name, here in {
+                "127.0.0.1:8080": backend.removeprefix("http://"),
+                "127.0.0.1:8000": frontend.removeprefix("http://"),
+                ".venv/bin/": f"{Path(sys.executable).parent}/",
+                "make backup": f"{sys.executable} -m users_backend.admin backup",
+                "make lint": "",
+                "tests/install-tools": "",
+                'pytest -m "not slow" apps': f"pytest {' '.join(QUICK)}",
+            }.items():
+                commands = commands.replace(name, here)
+            return run(commands, self.folder, self.environment)
+
+    @contextmanager
+    def apps(self) -> Iterator[tuple[str, str]]:
+        """The addresses of both apps, as the files are now."""
+        with ExitStack() as running:
+            start = [sys.executable, "-m"]
+            backend = running.enter_context(server([*start, "users_backend"], **self.environment))
+            frontend = [*start, "users_frontend"]
+            secret = {"BACKEND_URL": backend, "SECRET_KEY": "-" * 32}
+            yield backend, running.enter_context(server(frontend, **(self.environment | secret)))

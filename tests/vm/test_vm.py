@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 import up
 import yaml
+from commands import IN_THE_VM
 from playwright.sync_api import expect, sync_playwright
 from tutorial import follow
 
@@ -117,6 +118,11 @@ def test_make_up_ends_with_both_urls_and_a_user_created_in_a_browser() -> None:
     assert {"id": 1, "name": "Ana"} in json.loads((WORK / "users.json").read_text())
     assert " 0 refused." in run("make", "import", f"FILE={WORK}/users.json")
     assert [*(DATABASE.parent / "backups").glob("users-*-hourly.db.gz")]
+
+
+def test_the_commands_of_the_documents_work() -> None:
+    for command in IN_THE_VM:
+        assert run("sh", "-c", command.replace("THAT_NUMBER", "healthz"))
 
 
 def test_the_tutorial_adds_a_service_and_removes_it() -> None:
