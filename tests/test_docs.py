@@ -17,7 +17,7 @@ LANGUAGES = [
 ]
 BLOCK = re.compile(r"^ *```(\w+)\n((?:.*\n)*?) *```$", re.MULTILINE)
 CODE = [ROOT / "Vagrantfile", *ROOT.glob("vagrant/*.rb"), *ROOT.glob("tools/*.py"), *ROOT.glob("ansible/*.yml")]
-CODE += [*ROOT.glob("apps/*/src/*/*.py")]
+CODE += [*ROOT.glob("apps/*/src/*/*.py"), ROOT / "tools/venv"]
 CODE += [file for file in ROLES.rglob("*") if file.is_file() and file.suffix != ".md"]
 
 
