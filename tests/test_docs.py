@@ -21,6 +21,10 @@ CODE += [*ROOT.glob("apps/*/src/*/*.py"), ROOT / "tools/venv"]
 CODE += [file for file in ROLES.rglob("*") if file.is_file() and file.suffix != ".md"]
 
 
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
 @pytest.mark.parametrize("role", sorted(ROLES.iterdir()), ids=lambda role: role.name)
 def test_the_readme_of_each_role_is_made_from_its_options(role: Path) -> None:
     assert (role / "README.md").read_text() == readme(role), "`make docs` renews it."
@@ -60,25 +64,30 @@ def test_every_variable_that_is_read_from_the_environment_is_in_the_reference() 
     assert {name for name in names if f"`{name}`" not in text} == set()
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_tables_have_a_heading_and_as_many_cells_in_each_row(document: Path) -> None:
+    text = BLOCK.sub("", document.read_text(encoding="utf-8"))
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        rows = [re.split(r"(?<!\\)\|", row) for row in table.splitlines()]
+        assert set(rows[1][1:-1]) == {"---"}, rows[0]
+        assert {len(row) for row in rows} == {len(rows[0])}, table
+
+
 def anchors(document: Path) -> set[str]:
     """The names that GitHub gives the headings of a document."""
     headings = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def names(path: Path) -> str:
-    return str(path.relative_to(ROOT))
-
-
 def links(document: Path) -> set[str]:
     """Where a document leads; a page that exists in both languages counts as the English one."""
     found = re.findall(r"\]\(([^)]+)\)|<(http[^>]+)>|src=\"([^\"]+)", document.read_text(encoding="utf-8"))
-    english = {names(there): names(here) for here, there in LANGUAGES}
+    english = {name_of(there): name_of(here) for here, there in LANGUAGES}
     targets = set()
     for link in map("".join, found):
         path, hash_, anchor = link.partition("#")
         if path and "://" not in path:
-            path = names((document.parent / path).resolve())
+            path = name_of((document.parent / path).resolve())
             path = english.get(path, path)
         targets.add(path + hash_ + anchor)
     return targets
@@ -101,7 +110,7 @@ def blocks(document: Path) -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize(("english", "portuguese"), LANGUAGES, ids=names)
+@pytest.mark.parametrize(("english", "portuguese"), LANGUAGES, ids=name_of)
 def test_both_languages_have_the_same_headings_blocks_commands_and_links(english: Path, portuguese: Path) -> None:
     def shape(document: Path) -> list[str]:
         text = BLOCK.sub("", document.read_text(encoding="utf-8"))
@@ -118,7 +127,7 @@ def test_documents_name_no_make_target_that_does_not_exist() -> None:
     for document in DOCUMENTS:
         text = document.read_text(encoding="utf-8")
         named = set(re.findall(r"(?:`|^ *)make ([a-z]+)(?=[ `\n])", text, re.MULTILINE))
-        assert named <= targets, names(document)
+        assert named <= targets, name_of(document)
 
 
 def test_readmes_name_every_target_for_users_and_contributing_every_other() -> None:
@@ -142,7 +151,7 @@ def test_the_map_of_contributing_has_every_folder() -> None:
     assert set(re.findall(r"`[^`/]+/`", text)) >= folders
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=names)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_links_lead_to_files_and_headings(document: Path) -> None:
     for path, anchor in re.findall(r"\]\((?!https?://)([^)#]*)#?([^)]*)\)", document.read_text(encoding="utf-8")):
         target = document.parent / path if path else document
