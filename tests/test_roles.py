@@ -127,7 +127,7 @@ def mounts(unit: str) -> list[str]:
     return [command[n + 1] for n, word in enumerate(command) if word == "--mount"]
 
 
-SHARED = {"source": "/srv/my-data", "target": "/data", "shared": True}
+SHARED = {"source": "/srv/my-data", "target": "/data", "shared": "/srv/my-data"}
 
 
 def test_a_shared_folder_is_mounted_and_never_replaced_by_an_empty_one(render: Any) -> None:
@@ -136,6 +136,14 @@ def test_a_shared_folder_is_mounted_and_never_replaced_by_an_empty_one(render: A
     assert "ExecStartPre=/bin/sh -c 'mountpoint --quiet /srv/my-data || " in unit
     assert "Wants=network-online.target srv-my\\x2ddata.mount\n" in unit  # systemd-escape(1) --path
     assert "After=docker.service network-online.target srv-my\\x2ddata.mount\n" in unit
+
+
+def test_a_folder_below_the_shared_one_needs_the_shared_one(render: Any) -> None:
+    volumes = [{"source": "/var/lib/users", "target": "/data"}, SHARED | {"source": "/srv/my-data/backups"}]
+    unit = render("service", "unit.service.j2", **service(volumes=volumes))
+    assert mounts(unit)[1] == "type=bind,source=/srv/my-data/backups,target=/data"
+    assert "mountpoint --quiet /srv/my-data || " in unit
+    assert "mountpoint --quiet /var/lib/users" not in unit
 
 
 def test_a_folder_of_the_machine_alone_needs_no_share(render: Any) -> None:

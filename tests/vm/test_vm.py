@@ -138,7 +138,7 @@ def test_a_second_make_up_finds_nothing_to_do_and_the_data_outlives_the_vm() -> 
     run("make", "up")
     assert time.monotonic() - start < 120, "a second `make up` found work to do"
 
-    run("make", "destroy")
+    assert "The copy stays in .cache/test/data/backups." in run("make", "destroy")
     with sqlite3.connect(f"file:{DATABASE}?mode=ro", uri=True) as database:
         assert database.execute("SELECT name FROM users WHERE id = 1").fetchone() == ("Ana",)
 
