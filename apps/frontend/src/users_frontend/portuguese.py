@@ -175,6 +175,19 @@ BACKEND = {
         "O banco de dados {} não pode ser usado ({}). Nada foi salvo. "
         "Verifique o disco e as permissões do arquivo e tente de novo."
     ),
+    "The database {} was removed or emptied while the backend ran, which begins no other in its place. "
+    "Put it back, or a copy with `make restore COPY=newest`; or restart the backend to begin without users.": (
+        "O banco de dados {} foi removido ou esvaziado com o backend em execução, e ele não começa outro no lugar. "
+        "Ponha-o de volta, ou uma cópia com `make restore COPY=newest`; ou reinicie o backend para começar sem usuários."
+    ),
+    "The database {} was removed or replaced at this very moment. Nothing was saved in its place. Try again.": (
+        "O banco de dados {} foi removido ou trocado neste exato momento. Nada foi salvo no lugar dele. Tente de novo."
+    ),
+    "The database {} was removed or replaced while it was in use, and what it held cannot be kept as a copy yet ({}). "
+    "Make the folder {} writable, with space for it; the backend then goes on by itself.": (
+        "O banco de dados {} foi removido ou trocado durante o uso, e ainda não se pode guardar uma cópia do que ele "
+        "tinha ({}). Permita escrever na pasta {} e deixe espaço nela; o backend então continua sozinho."
+    ),
     "The database {} is damaged ({}). It is left as it is. `make restore` lists the copies that can take its place.": (
         "O banco de dados {} está danificado ({}). Ele fica como está. "
         "`make restore` lista as cópias que podem ocupar o lugar dele."
