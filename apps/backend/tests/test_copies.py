@@ -392,6 +392,25 @@ def test_a_lost_file_stays_open_until_it_can_be_kept(start_server, check_problem
     assert kept(server, "removed", tmp_path)[1] == {1}
 
 
+def test_a_journal_that_a_lost_file_left_changes_no_restored_one(start_server, tmp_path):
+    server = start_server()
+    add(server, 1)
+    assert admin(server, "backup").returncode == 0
+    add(server, 2)
+    server.stop()
+    journal = tmp_path / "users.db-journal"
+    with closing(sqlite3.connect(server.database, isolation_level=None)) as connection:
+        connection.execute("PRAGMA synchronous = OFF")  # the journal counts from its first byte
+        connection.execute("BEGIN")
+        connection.execute("DELETE FROM users WHERE id = 1")
+        left = journal.read_bytes()  # as of a server that was killed here
+    server.database.unlink()
+    journal.write_bytes(left)
+    result = admin(server, "restore", "newest")
+    assert result.returncode == 0, result.stderr
+    assert ids(server.database) == {1}
+
+
 # --- Those made every hour -----------------------------------------------------------
 
 

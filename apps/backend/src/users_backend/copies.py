@@ -102,6 +102,7 @@ def restore(database: Path, copy: Path) -> Path | None:
             pass
         if not _is_there(database):
             # A server that runs has let go of the lost file or will, and then opens this one.
+            _journal(database).unlink(missing_ok=True)  # of the lost file: SQLite would write its pages into this one
             restored.replace(database)
             return None
         try:
