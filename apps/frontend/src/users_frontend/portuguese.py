@@ -107,6 +107,11 @@ PORTUGUESE = {
     "Check the disk, the folder data/ and other programs that have users.db open. The log says more:": (
         "Verifique o disco, a pasta data/ e outros programas que estejam com users.db aberto. O log mostra mais:"
     ),
+    "Open data/users.db only to read while the VM runs: locks do not cross the shared folder, so a program that "
+    "writes to it and the backend overwrite each other's users. data/README.txt says more.": (
+        "Com a VM ligada, abra data/users.db só para ler: os bloqueios não atravessam a pasta compartilhada, e um "
+        "programa que escreve nele e o backend gravam por cima dos usuários um do outro. data/README.txt explica."
+    ),
     "Check again": "Verificar de novo",
     # Error pages
     "That did not work": "Não deu certo",
