@@ -19,6 +19,13 @@ def test_readme_names_every_make_target_and_no_other() -> None:
     assert set(re.findall(r"`make ([a-z]+)`", (ROOT / "README.md").read_text())) == targets - {"help"}
 
 
+def test_the_text_beside_the_data_names_make_targets_that_there_are_in_both_languages() -> None:
+    targets = re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    english, portuguese = (ROOT / "data/README.txt").read_text(encoding="utf-8").split("\n\n\n")
+    named = [set(re.findall(r"`make ([a-z]+)", text)) for text in (english, portuguese)]
+    assert {"db", "backup", "restore"} < named[0] == named[1] <= set(targets)
+
+
 def test_the_links_of_readme_lead_to_files() -> None:
     links = re.findall(r"\]\((?!https?://)([^)#]+)\)", (ROOT / "README.md").read_text())
     assert links
