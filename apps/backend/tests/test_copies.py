@@ -2,10 +2,12 @@
 
 import gzip
 import itertools
+import os
 import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -483,3 +485,25 @@ def test_the_end_of_the_server_waits_for_no_export(start_server, monkeypatch):
         start = time.monotonic()
         hourly.close()
         assert time.monotonic() - start < 2
+
+
+@pytest.fixture
+def other_disk():
+    """A folder that is not on the disk of the other temporary ones."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        yield Path(folder)
+
+
+def test_the_copies_may_lie_on_another_disk(tmp_path, other_disk):
+    database = tmp_path / "users.db"
+    assert os.stat(other_disk).st_dev != os.stat(tmp_path).st_dev
+    (tmp_path / "backups").symlink_to(other_disk)
+    with closing(Database(database)) as opened:
+        opened.connection.execute("INSERT INTO users VALUES (1, 'Ana', 'ana')")
+    copy = copies.make(database)
+    database.unlink()
+    copies.restore(database, copy.path)
+    assert ids(database) == {1}
+    database.write_bytes(b"no database" * 1000)
+    copies.restore(database, copy.path)
+    assert ids(database) == {1}

@@ -25,6 +25,7 @@ from users_backend.database import MIGRATIONS, Damaged, Database, StoreError, da
 
 HOURLY = "hourly"  # made by the server itself, which also deletes them; the others stay
 BEFORE_RESTORE = "before-restore"
+BEFORE_UPGRADE = "before-upgrade"
 
 # How long a copy waits for a change that is being written.
 LOCK_SECONDS = 10
@@ -103,7 +104,7 @@ def restore(database: Path, copy: Path) -> Path | None:
         if not _is_there(database):
             # A server that runs has let go of the lost file or will, and then opens this one.
             _journal(database).unlink(missing_ok=True)  # of the lost file: SQLite would write its pages into this one
-            restored.replace(database)
+            _put(restored, database)
             return None
         try:
             return _exchange(database, restored, work)
@@ -112,12 +113,12 @@ def restore(database: Path, copy: Path) -> Path | None:
             # No server has it open: it refuses a damaged file.
             with explained(database), hold(database):
                 _journal(database).unlink(missing_ok=True)
-                restored.replace(database)
+                _put(restored, database)
             return kept
 
 
 def keep(connection: sqlite3.Connection, database: Path, why: str) -> Copy:
-    """Copy what a connection still reads, where its path no longer leads. Raise an error; then there is no copy.
+    """Copy what an open connection reads, wherever its path leads by now. Raise an error; then there is no copy.
 
     Not in the workplace: who has that may wait for a person, and the server cannot.
     """
@@ -262,10 +263,18 @@ def _unpack(copy: Path, path: Path) -> None:
     try:
         with gzip.open(copy) as source, path.open("wb") as target:
             shutil.copyfileobj(source, target, 1 << 20)
-            target.flush()
-            os.fsync(target.fileno())  # it may become the database
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise StoreError(f"The copy {copy} is damaged ({error}). Nothing was changed. Choose another one.") from error
+
+
+def _put(restored: Path, database: Path) -> None:
+    """Make a file the database, whole or not at all: the copies may lie on another disk."""
+    new = database.with_name(f"{database.name}.new")
+    with restored.open("rb") as source, new.open("wb") as target:
+        shutil.copyfileobj(source, target, 1 << 20)
+        target.flush()
+        os.fsync(target.fileno())
+    new.replace(database)
 
 
 def _set_aside(database: Path) -> Path:

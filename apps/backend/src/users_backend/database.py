@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,12 @@ class Damaged(StoreError):
 class Database:
     """An open database file that no other backend process has open."""
 
-    def __init__(self, path: Path, *, create: bool = True) -> None:
+    def __init__(
+        self, path: Path, *, create: bool = True, before_upgrade: Callable[[sqlite3.Connection], object] | None = None
+    ) -> None:
         """Open the file, or create it in a folder that exists. Without `create`, it must be one of ours already.
+
+        `before_upgrade` is called before a file of an earlier schema version is changed.
 
         Raise StoreError, OSError or sqlite3.Error; then the file is as it was.
         A lock that another program holds is an error at once: the caller knows
@@ -71,7 +75,7 @@ class Database:
             self._path, self._identity = path, _identity(path)
             self._version: int = self._ask("PRAGMA data_version")
             self._check(create)
-            self._prepare()
+            self._prepare(before_upgrade)
             self._resources = stack.pop_all()
 
     def close(self) -> None:
@@ -118,12 +122,14 @@ class Database:
         if damage != "ok":
             raise damaged(path, damage)
 
-    def _prepare(self) -> None:
+    def _prepare(self, before_upgrade: Callable[[sqlite3.Connection], object] | None) -> None:
         for pragma, wanted in PRAGMAS.items():
             self.connection.execute(f"PRAGMA {pragma} = {wanted}")
             self._require(pragma)
         version = self._ask("PRAGMA user_version")
         missing = MIGRATIONS[version:]
+        if version and missing and before_upgrade:
+            before_upgrade(self.connection)
         # IMMEDIATE also finds out now, not at the first write, that the file is read-only.
         self.connection.execute("BEGIN IMMEDIATE")
         for number, migration in enumerate(missing, start=version + 1):

@@ -235,7 +235,11 @@ class Store:
             self._look()
         try:
             if self._database is None:
-                self._database = Database(self.path, create=self._may_create)
+                self._database = Database(
+                    self.path,
+                    create=self._may_create,
+                    before_upgrade=lambda connection: copies.keep(connection, self.path, copies.BEFORE_UPGRADE),
+                )
                 self._may_create = False
                 logger.info("Database %s is open", self.path)
             connection = self._database.connection
