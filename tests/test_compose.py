@@ -32,6 +32,7 @@ def unit(name: str, folder: Path) -> str:
     """The service's unit, rendered by the real Ansible."""
     variables = yaml.safe_load((ROLE / "defaults/main.yml").read_text()) | {
         "service": {"name": name, "settings": SERVICES[name]},
+        "service_etc": "/etc/users",
         "service_unit": f"users-{name}",
         "service_image": "image",
         "service_digest": "digest",
