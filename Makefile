@@ -20,7 +20,7 @@ up: ## start the VM and both services (without VirtualBox: through QEMU, install
 down: ## stop the VM; `make up` starts it again
 	vagrant halt
 
-destroy: ## delete the VM; the data folder stays
+destroy: ## copy the database, then delete the VM; the data folder stays
 	vagrant destroy --force
 
 ssh: ## look inside the VM

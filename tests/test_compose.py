@@ -32,6 +32,7 @@ def unit(name: str, folder: Path) -> str:
     """The service's unit, rendered by the real Ansible."""
     variables = yaml.safe_load((ROLE / "defaults/main.yml").read_text()) | {
         "service": {"name": name, "settings": SERVICES[name]},
+        "service_etc": "/etc/users",
         "service_unit": f"users-{name}",
         "service_image": "image",
         "service_digest": "digest",
@@ -108,7 +109,7 @@ def test_the_data_is_the_folder_of_the_settings_and_is_never_made_by_docker() ->
         for volume in service.get("volumes", []):
             assert volume["source"] == SETTINGS["data_dir"]
             assert volume["bind"] == {"create_host_path": False}
-    assert (ROOT / SETTINGS["data_dir"] / ".gitkeep").exists()  # a fresh clone has the folder
+    assert (ROOT / SETTINGS["data_dir"] / "README.txt").exists()  # a fresh clone has the folder
 
 
 def test_the_frontend_waits_for_a_healthy_backend() -> None:

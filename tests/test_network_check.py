@@ -209,3 +209,21 @@ def test_it_trusts_what_apt_and_docker_trust_and_is_no_stricter() -> None:
     # Python's own places are left out: only Debian's bundle remains.
     environment = {"PYTHONPATH": str(SCRIPT.parent), "SSL_CERT_FILE": os.devnull, "SSL_CERT_DIR": os.devnull}
     assert subprocess.check_output([sys.executable, "-B", "-c", code], env=environment) == b"True False\n"
+
+
+@pytest.mark.parametrize(
+    ("images", "base_image", "named"),
+    [
+        ("there", "not-there", []),
+        ("there not-there", "there", ["index.invalid"]),
+        ("not-there", "registry.invalid/python", ["index.invalid", "registry.invalid"]),
+        ("not-there", "", ["index.invalid"]),
+    ],
+)
+def test_a_machine_asks_only_for_what_it_lacks(tmp_path: Path, images: str, base_image: str, named: list[str]) -> None:
+    docker = tmp_path / "docker"  # a stand-in that has one image
+    docker.write_text('#!/bin/sh\n[ "$4" != there ] || echo 0123456789ab\n')
+    docker.chmod(0o755)
+    settings = {"pip_index_url": "http://index.invalid", "images": images, "base_image": base_image}
+    lines = check(PATH=f"{tmp_path}:{os.environ['PATH']}", **settings)
+    assert [line.split()[0] for line in lines] == named

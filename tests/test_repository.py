@@ -17,6 +17,13 @@ def pins(lock: str) -> dict[str, str]:
     return dict(re.findall(r"^([\w.-]+)==(\S+) \\$", (ROOT / lock).read_text(), re.MULTILINE))
 
 
+def test_the_text_beside_the_data_names_make_targets_that_there_are_in_both_languages() -> None:
+    targets = re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    english, portuguese = (ROOT / "data/README.txt").read_text(encoding="utf-8").split("\n\n\n")
+    named = [set(re.findall(r"`make ([a-z]+)", text)) for text in (english, portuguese)]
+    assert {"db", "backup", "restore"} < named[0] == named[1] <= set(targets)
+
+
 @pytest.mark.parametrize("lock", LOCKS)
 def test_every_locked_package_has_hashes_and_no_index_is_named(lock: str) -> None:
     text = (ROOT / lock).read_text()

@@ -18,18 +18,21 @@ ANSIBLE = Path(sys.executable).parent / "ansible"
 
 @pytest.fixture
 def render(tmp_path: Path) -> Any:
-    """Renders a template of a role with its defaults and these variables, in the playbook's way."""
+    """Renders a template of a role, or an expression, with the role's defaults and these variables."""
 
     def run(role: str, template: str, **variables: object) -> str:
-        output = tmp_path / template
+        source, output = ROOT / f"roles/{role}/templates/{template}", tmp_path / "output"
+        if "{{" in template:
+            source = tmp_path / "expression"
+            source.write_text(template)
         defaults = [f"@{ROOT}/roles/{role}/{part}/main.yml" for part in ("defaults", "vars")]
         extra = [argument for file in defaults if Path(file[1:]).exists() for argument in ("--extra-vars", file)]
         subprocess.run(
             [ANSIBLE, "localhost", "--connection", "local", *extra, "--extra-vars", json.dumps(variables)]
-            + ["--module-name", "template", "--args", f"src={ROOT}/roles/{role}/templates/{template} dest={output}"],
+            + ["--module-name", "template", "--args", f"src={source} dest={output}"],
             check=True,
             capture_output=True,
-            cwd=tmp_path,
+            cwd=ROOT / "roles" / role,
         )
         return output.read_text()
 
@@ -57,15 +60,23 @@ def test_dockerd_gets_the_proxy_from_a_file_whose_text_systemd_shows_to_nobody(r
     assert text.splitlines()[1:] == ["HTTP_PROXY=http://a%40b:p@proxy.example:3128"]
 
 
+def shared_file(render: Any, path: str, **variables: object) -> str:
+    """The text of a file that all services share."""
+    return json.loads(render("service", "{{ service_files | items2dict('path', 'text') | to_json }}", **variables))[
+        path
+    ]
+
+
 def test_pip_asks_the_package_index_that_is_set(render: Any) -> None:
     config = configparser.ConfigParser()
-    config.read_string(render("service", "pip.conf.j2", service_pip_index_url="https://index.example/simple"))
+    index = "https://index.example/simple"
+    config.read_string(shared_file(render, "/etc/users/pip.conf", service_pip_index_url=index))
     assert dict(config["global"]) == {"index-url": "https://index.example/simple"}
 
 
 def test_without_an_index_pip_gets_no_option(render: Any) -> None:
     config = configparser.ConfigParser()
-    config.read_string(render("service", "pip.conf.j2"))
+    config.read_string(shared_file(render, "/etc/users/pip.conf"))
     assert dict(config["global"]) == {}
 
 
@@ -116,7 +127,7 @@ def mounts(unit: str) -> list[str]:
     return [command[n + 1] for n, word in enumerate(command) if word == "--mount"]
 
 
-SHARED = {"source": "/srv/my-data", "target": "/data", "shared": True}
+SHARED = {"source": "/srv/my-data", "target": "/data", "shared": "/srv/my-data"}
 
 
 def test_a_shared_folder_is_mounted_and_never_replaced_by_an_empty_one(render: Any) -> None:
@@ -125,6 +136,14 @@ def test_a_shared_folder_is_mounted_and_never_replaced_by_an_empty_one(render: A
     assert "ExecStartPre=/bin/sh -c 'mountpoint --quiet /srv/my-data || " in unit
     assert "Wants=network-online.target srv-my\\x2ddata.mount\n" in unit  # systemd-escape(1) --path
     assert "After=docker.service network-online.target srv-my\\x2ddata.mount\n" in unit
+
+
+def test_a_folder_below_the_shared_one_needs_the_shared_one(render: Any) -> None:
+    volumes = [{"source": "/var/lib/users", "target": "/data"}, SHARED | {"source": "/srv/my-data/backups"}]
+    unit = render("service", "unit.service.j2", **service(volumes=volumes))
+    assert mounts(unit)[1] == "type=bind,source=/srv/my-data/backups,target=/data"
+    assert "mountpoint --quiet /srv/my-data || " in unit
+    assert "mountpoint --quiet /var/lib/users" not in unit
 
 
 def test_a_folder_of_the_machine_alone_needs_no_share(render: Any) -> None:
@@ -164,6 +183,19 @@ def test_with_live_reload_the_source_is_mounted_read_only_and_needs_the_share(re
         assert mounts(render("service", "unit.service.j2", **live | {"service_variant": variant})) == []
 
 
+def test_a_version_is_its_units_its_environment_and_what_the_deployment_must_know(render: Any) -> None:
+    variables = service(secrets=["SECRET_KEY", "OTHER"], health_path="/healthz") | {"service_live_reload": False}
+    del variables["service_variant"]
+    version = json.loads(render("service", "{{ service_version | to_json }}", **variables))
+    assert [*version] == ["live", "image", "trial", "env", "about"]
+    assert version["live"] == version["image"] != version["trial"]
+    assert version["about"].splitlines() == [
+        "image=users-backend:0123456789ab",
+        "health=8080/healthz",
+        "secrets='SECRET_KEY OTHER'",
+    ]
+
+
 def test_the_environment_reaches_the_container_as_it_is(render: Any) -> None:
     text = render("service", "container.env.j2", **service(environment={"A": "x y=%z $HOME", "N": 1}))
     assert [line for line in text.splitlines() if not line.startswith("#")] == ["PORT=8080", "A=x y=%z $HOME", "N=1"]
@@ -172,7 +204,7 @@ def test_the_environment_reaches_the_container_as_it_is(render: Any) -> None:
 def test_each_secret_is_a_file_of_its_own(render: Any) -> None:
     command = docker_run(render("service", "unit.service.j2", **service(secrets=["SECRET_KEY"])))
     files = [command[n + 1] for n, word in enumerate(command) if word == "--env-file"]
-    assert files == ["/etc/users/proxy.env", "/etc/users/backend/env", "/etc/users/backend/secret.SECRET_KEY"]
+    assert files == ["/etc/users/backend/env", "/etc/users/backend/secret.SECRET_KEY"]
 
 
 def environment(text: str) -> dict[str, str]:
@@ -183,19 +215,20 @@ def test_with_a_proxy_the_services_reach_each_other_without_it(render: Any) -> N
     variables = {"service_http_proxy": "http://proxy.example:3128", "service_no_proxy": ".example.com"}
     variables |= {"service_list": {"backend": {}, "frontend": {}}}
     direct = ".example.com,localhost,127.0.0.1,backend,frontend"
-    text = render("service", "proxy.env.j2", **variables)
-    assert environment(text) == {"HTTP_PROXY": "http://proxy.example:3128", "NO_PROXY": direct}
-    assert json.loads(render("service", "config.json.j2", **variables)) == {
+    assert json.loads(shared_file(render, "/etc/users/config.json", **variables)) == {
         "proxies": {"default": {"httpProxy": "http://proxy.example:3128", "httpsProxy": "", "noProxy": direct}}
     }
 
 
 def test_without_a_proxy_there_is_no_trace_of_one(render: Any) -> None:
     variables = {"service_no_proxy": ".example.com", "service_list": {"backend": {}}}
-    assert environment(render("service", "proxy.env.j2", **variables)) == {}
-    assert json.loads(render("service", "config.json.j2", **variables)) == {
+    assert json.loads(shared_file(render, "/etc/users/config.json", **variables)) == {
         "proxies": {"default": {"httpProxy": "", "httpsProxy": "", "noProxy": ""}}
     }
+
+
+def test_the_unit_takes_the_proxy_from_where_it_is_written(render: Any) -> None:
+    assert "\nEnvironment=DOCKER_CONFIG=/etc/users\n" in render("service", "unit.service.j2", **service())
 
 
 def test_the_containers_trust_what_the_machine_trusts(render: Any) -> None:

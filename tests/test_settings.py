@@ -79,6 +79,7 @@ def test_the_person_has_the_last_word_over_make_up(project: Path) -> None:
         ('services: {frontend: {environment: {A: "1\\n2"}}}', "it must be one line of text, or a number."),
         ("services: {frontend: {secrets: SECRET_KEY}}", "it must be a list of variables"),
         ("services: {frontend: {volumes: [data]}}", "it must be a list of entries with source, target"),
+        ("services: {frontend: {volumes: [{source: /x, target: /x, shared: true}]}}", "the shared folder that source"),
         ("services: {hello: {source: apps/hello}}", "services.hello has no port."),
         (
             "services: {Olá: {source: a, port: 1, host_port: 1, health_path: /}}",

@@ -66,6 +66,7 @@ def vagrant(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         "HOME": str(project.parent),
         "VAGRANT_HOME": str(project.parent / "home"),
         "VAGRANT_CHECKPOINT_DISABLE": "1",
+        "WITHOUT_COPY": os.environ.get("WITHOUT_COPY", ""),
     }
     command = ["vagrant", "--no-tty", *arguments]
     return subprocess.run(
@@ -153,3 +154,39 @@ def test_an_older_vagrant_is_told_so_plainly(project: Path) -> None:
     result = vagrant(project, "status")
     assert result.returncode != 0
     assert ">= 99" in result.stdout
+
+
+OWN_DISK = """[{source: /var/lib/users, target: /data},
+    {source: /data/backups, target: /data/backups, shared: /data}]"""
+
+
+@pytest.mark.parametrize(
+    ("volumes", "without_copy", "destroyed", "said"),
+    [
+        ("[]", "", True, "No copy was made (the VM is not running). The database itself stays in data/."),
+        (
+            OWN_DISK,
+            "",
+            False,
+            "The VM is not destroyed: its disk has the only database, and no copy could be made (the",
+        ),
+        (OWN_DISK, "1", True, ""),
+    ],
+)
+def test_destroy_without_a_copy_goes_on_only_where_nothing_is_lost(
+    project: Path,
+    box: str,
+    free_ports: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+    volumes: str,
+    without_copy: str,
+    destroyed: bool,
+    said: str,
+) -> None:
+    services = port_settings(*free_ports).replace("backend: {", f"backend: {{volumes: {volumes}, ")
+    (project / "settings.local.yml").write_text(box + services)
+    vagrant(project, "up", "--provider", "virtualbox")  # ends with a machine that is not running
+    monkeypatch.setenv("WITHOUT_COPY", without_copy)
+    result = vagrant(project, "destroy", "--force")
+    assert said in " ".join(result.stdout.split())
+    assert ('"unregistervm"' in (project.parent / "bin/calls").read_text()) == destroyed

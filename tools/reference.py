@@ -104,6 +104,7 @@ OTHER_VARIABLES = [
         "`VAGRANT_HOME`, `VAGRANT_DOTFILE_PATH`, `VAGRANT_SERVER_URL`",
         "[Vagrant's own](https://developer.hashicorp.com/vagrant/docs/other/environmental-variables), which `make doctor` heeds",
     ),
+    ("`WITHOUT_COPY`", "set to anything: `vagrant destroy` goes on where no copy of the only database could be made"),
     ("`VBOX_MSI_INSTALL_PATH`", "set by VirtualBox's installer on Windows; `make doctor` looks there"),
 ]
 

@@ -39,7 +39,7 @@ module Settings
     "services.[].secrets" => [->(v) { v.is_a?(Array) && v.all? { |e| e.to_s.match?(/\A[A-Z][A-Z0-9_]*\z/) } },
                               "a list of variables, such as [SECRET_KEY]"],
     "services.[].volumes" => [->(v) { v.is_a?(Array) && v.all? { |e| volume?(e) } },
-                              "a list of entries with source, target (both start with /) and shared (true or false)"],
+                              "a list of entries with source, target (both start with /), and shared, the shared folder that source lies on"],
     "services.[].memory" => [->(v) { v.to_s.match?(/\A\d+[kmg]\z/) }, "a size such as 256m"],
     "image.base" => NAME, "image.base_archive" => INSIDE,
     "network.http_proxy" => WEB, "network.https_proxy" => WEB, "network.no_proxy" => TEXT,
@@ -120,6 +120,6 @@ module Settings
   def volume?(entry)
     entry.is_a?(Hash) && (entry.keys - %w[source target shared]).empty? &&
       %w[source target].all? { |key| entry[key].to_s.start_with?("/") } &&
-      [true, false, nil].include?(entry["shared"])
+      (entry["shared"].nil? || "#{entry['source']}/".start_with?("#{entry['shared']}/"))
   end
 end

@@ -5,6 +5,7 @@ are steps on the same VM, in this order.
 """
 
 import contextlib
+import gzip
 import json
 import os
 import re
@@ -139,14 +140,38 @@ def test_the_tutorial_adds_a_service_and_removes_it() -> None:
     assert "users-greeter" not in output
 
 
-def test_a_second_make_up_finds_nothing_to_do_and_the_data_outlives_the_vm() -> None:
+def test_a_second_make_up_finds_nothing_to_do() -> None:
     start = time.monotonic()
     run("make", "up")
     assert time.monotonic() - start < 120, "a second `make up` found work to do"
 
-    run("make", "destroy")
-    with sqlite3.connect(f"file:{DATABASE}?mode=ro", uri=True) as database:
-        assert database.execute("SELECT name FROM users WHERE id = 1").fetchone() == ("Ana",)
+
+def test_the_database_moves_to_the_vms_own_disk_and_destroy_leaves_a_copy() -> None:
+    given = yaml.safe_load((ROOT / ENVIRONMENT["SETTINGS_LOCAL"]).read_text())
+    given["services"]["backend"]["volumes"] = [
+        {"source": "/var/lib/users", "target": "/data"},
+        {"source": "/data/backups", "target": "/data/backups", "shared": "/data"},
+    ]
+    settings = WORK / "settings.yml"
+    settings.write_text(yaml.dump(given))
+    local = {"SETTINGS_LOCAL": str(settings.relative_to(ROOT))}
+    run("make", "backup")
+    run("vagrant", "provision", "--provision-with", "site", **local)
+    run("make", "restore", "COPY=newest", **local)
+    new = urllib.request.Request("http://127.0.0.1:18080/users", data=b'{"id": 5, "name": "Eva"}', method="POST")
+    BROWSER.open(new).close()
+
+    assert "The copy stays in .cache/test/data/backups." in run("make", "destroy", **local)
+    copy = max((DATABASE.parent / "backups").glob("users-*.db.gz"))
+    (WORK / "copy.db").write_bytes(gzip.decompress(copy.read_bytes()))
+    assert names(WORK / "copy.db") == {1: "Ana", 5: "Eva"}
+    assert names(DATABASE) == {1: "Ana"}, "the one on the laptop was not touched, and outlives the VM"
+
+
+def names(database: Path) -> dict[int, str]:
+    """The users 1 and 5 of a database."""
+    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+        return dict(connection.execute("SELECT id, name FROM users WHERE id IN (1, 5)"))
 
 
 @contextlib.contextmanager
@@ -233,8 +258,7 @@ def test_molecule_test_in_a_company_whose_proxy_is_the_only_way_out(forward_prox
         run("sh", "-ec", f"cd {WORK}\n{re.sub('copy=.*', f'copy={copy}', put_back)}")
         assert vm(f'python3 -c "{read}"') == "('Bia',)\n"
     run("molecule", "destroy")
-    with sqlite3.connect(f"file:{DATABASE}?mode=ro", uri=True) as database:
-        assert database.execute("SELECT name FROM users WHERE id = 1").fetchone() == ("Ana",)
+    assert names(DATABASE) == {1: "Ana"}
 
 
 def test_vagrant_up_without_virtualbox_and_without_a_box_points_to_make_up(tmp_path: Path) -> None:

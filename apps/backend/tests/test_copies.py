@@ -2,9 +2,12 @@
 
 import gzip
 import itertools
+import os
+import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +19,7 @@ import httpx
 import pytest
 from users_backend import copies
 from users_backend.copies import HOURLY, Copy, Hourly, Kept
-from users_backend.database import StoreError
+from users_backend.database import Database, StoreError
 
 
 def admin(server, *arguments):
@@ -46,15 +49,16 @@ def ids(path):
 class Writers:
     """Clients that add users until the end; `saved` has those that were acknowledged."""
 
-    def __init__(self, server):
+    def __init__(self, server, count=8):
         self.saved = set()
+        self._count = count
         self._next = itertools.count(1)
         self._end = threading.Event()
         self._server = server
 
     def __enter__(self):
-        self._pool = ThreadPoolExecutor(8)
-        self._done = [self._pool.submit(self._write) for _ in range(8)]
+        self._pool = ThreadPoolExecutor(self._count)
+        self._done = [self._pool.submit(self._write) for _ in range(self._count)]
         return self
 
     def __exit__(self, *_):
@@ -79,7 +83,7 @@ class Writers:
 
 
 def test_a_copy_made_while_others_write_has_all_that_was_acknowledged_before(start_server, tmp_path):
-    server = start_server(LOG_LEVEL="error")
+    server = start_server(LOG_LEVEL="warning")
     with Writers(server) as writers:
         for _ in range(3):
             writers.wait_for(100)
@@ -91,6 +95,7 @@ def test_a_copy_made_while_others_write_has_all_that_was_acknowledged_before(sta
             assert before <= found
             assert copy.users == len(found)
             assert f"{copy.users:,} users copied to {copy.path} (" in result.stdout
+    assert server.log.read_text() == ""  # a copy is no change by another program
 
 
 def test_a_restore_while_others_write_loses_nothing_that_was_acknowledged(start_server, tmp_path):
@@ -245,6 +250,169 @@ def test_what_a_killed_one_left_is_cleared_away(start_server):
     assert not left.exists()
 
 
+# --- Those made of a file that the running server has lost ---------------------------
+
+REMOVED = "removed or emptied while the backend ran.*`make restore COPY=newest`"
+
+
+def kept(server, why, folder):
+    """The ids in all copies of this kind."""
+    found = [copy for copy in copies.find(server.database) if copy.why == why]
+    return found, {user_id for copy in found for user_id in ids(unpack(copy.path, folder))}
+
+
+def add(server, user_id):
+    assert server.http.post("/users", json={"id": user_id, "name": "Ana"}).status_code == 201
+
+
+def eventually(answers):
+    """Ask again: when nobody writes, the server looks only once a second."""
+    deadline = time.monotonic() + 10
+    while not answers():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_files_replaced_under_load_lose_nothing_that_was_acknowledged(start_server, tmp_path):
+    server = start_server(LOG_LEVEL="error")
+    with Writers(server, 32) as writers:
+        for number in range(3):
+            writers.wait_for(300)
+            other = tmp_path / "other.db"
+            Database(other).close()
+            other.replace(server.database)
+            eventually(lambda number=number: len(copies.find(server.database)) == number + 1)
+        writers.wait_for(300)
+    present = ids(server.database)
+    found, before = kept(server, "replaced", tmp_path)
+    assert len(found) == 3
+    assert len(present) >= 300
+    assert not present & before
+    assert writers.saved <= present | before
+    assert server.log.read_text().count("was replaced while it was in use. All that it held") == 3
+
+
+def test_a_file_removed_under_load_is_kept_and_nothing_begins_in_its_place(start_server, check_problem, tmp_path):
+    server = start_server(LOG_LEVEL="error")
+    with Writers(server, 32) as writers:
+        writers.wait_for(300)
+        server.database.unlink()
+        eventually(lambda: server.http.get("/readyz").status_code == 503)
+    for path in ("/readyz", "/users", "/users/1"):
+        check_problem(server.http.get(path), 503, REMOVED)
+    check_problem(server.http.post("/users", json={"id": 1, "name": "Ana"}), 503, REMOVED)
+    assert not server.database.exists()
+    [copy], before = kept(server, "removed", tmp_path)
+    assert writers.saved <= before
+    log = server.log.read_text()
+    assert log.count(f"was removed while it was in use. All that it held, {len(before)} users, is kept as") == 1
+    assert copy.path.name in log
+
+    result = admin(server, "restore", "newest")
+    assert result.returncode == 0, result.stderr
+    assert server.http.get("/readyz").text == "ok"
+    add(server, 1_000_000)
+    assert ids(server.database) == before | {1_000_000}
+
+
+def test_a_file_replaced_by_one_that_is_no_good_is_not_written_on(start_server, check_problem, tmp_path):
+    server = start_server()
+    add(server, 1)
+    (tmp_path / "other").write_bytes(b"no database" * 1000)
+    (tmp_path / "other").replace(server.database)
+    check_problem(server.http.post("/users", json={"id": 2, "name": "Ana"}), 503, "not a SQLite database. Move it away")
+    assert server.database.read_bytes() == b"no database" * 1000
+    assert kept(server, "replaced", tmp_path)[1] == {1}
+    assert admin(server, "restore", "newest").returncode == 0
+    add(server, 2)
+    assert ids(server.database) == {1, 2}
+
+
+def test_a_removed_file_is_noticed_where_nobody_writes(start_server, check_problem, tmp_path):
+    server = start_server()
+    add(server, 1)
+    server.database.unlink()
+    eventually(lambda: server.http.get("/users/1").status_code == 503)
+    check_problem(server.http.get("/readyz"), 503, REMOVED)
+    assert kept(server, "removed", tmp_path)[1] == {1}
+
+
+def test_a_file_moved_away_and_put_back_is_used_again(start_server, check_problem, tmp_path):
+    server = start_server()
+    add(server, 1)
+    away = server.database.rename(tmp_path / "away.db")
+    check_problem(server.http.post("/users", json={"id": 2, "name": "Ana"}), 503, REMOVED)
+    away.rename(server.database)
+    add(server, 2)
+    assert ids(server.database) == {1, 2}
+    assert kept(server, "removed", tmp_path)[1] == {1}
+
+
+def test_a_copy_can_be_restored_before_the_server_has_missed_its_file(start_server, tmp_path):
+    server = start_server()
+    add(server, 1)
+    assert admin(server, "backup").returncode == 0
+    add(server, 2)
+    server.database.unlink()
+    result = admin(server, "restore", "newest")
+    assert result.returncode == 0, result.stderr
+    add(server, 3)
+    assert ids(server.database) == {1, 3}
+    assert kept(server, "replaced", tmp_path)[1] == {1, 2}
+
+
+def test_a_file_that_is_emptied_is_no_new_beginning(start_server, check_problem):
+    server = start_server()
+    add(server, 1)
+    assert admin(server, "backup").returncode == 0
+    with server.database.open("w"):
+        pass
+    check_problem(server.http.post("/users", json={"id": 2, "name": "Ana"}), 503, REMOVED)
+    check_problem(server.http.get("/users"), 503, REMOVED)
+    assert server.database.stat().st_size == 0
+    result = admin(server, "restore", "newest")
+    assert result.returncode == 0, result.stderr
+    assert server.http.get("/users").json() == [{"id": 1, "name": "Ana"}]
+
+
+def test_a_server_that_ends_keeps_a_lost_file_that_nobody_asked_for(start_server, tmp_path):
+    server = start_server()
+    add(server, 1)
+    server.database.unlink()
+    server.stop()
+    assert kept(server, "removed", tmp_path)[1] == {1}
+
+
+def test_a_lost_file_stays_open_until_it_can_be_kept(start_server, check_problem, tmp_path):
+    (tmp_path / "data").mkdir()
+    server = start_server(tmp_path / "data" / "users.db")
+    add(server, 1)
+    shutil.rmtree(tmp_path / "data")
+    check_problem(server.http.post("/users", json={"id": 2, "name": "Ana"}), 503, "cannot be kept as a copy yet.*writ")
+    (tmp_path / "data").mkdir()
+    check_problem(server.http.post("/users", json={"id": 2, "name": "Ana"}), 503, REMOVED)
+    assert kept(server, "removed", tmp_path)[1] == {1}
+
+
+def test_a_journal_that_a_lost_file_left_changes_no_restored_one(start_server, tmp_path):
+    server = start_server()
+    add(server, 1)
+    assert admin(server, "backup").returncode == 0
+    add(server, 2)
+    server.stop()
+    journal = tmp_path / "users.db-journal"
+    with closing(sqlite3.connect(server.database, isolation_level=None)) as connection:
+        connection.execute("PRAGMA synchronous = OFF")  # the journal counts from its first byte
+        connection.execute("BEGIN")
+        connection.execute("DELETE FROM users WHERE id = 1")
+        left = journal.read_bytes()  # as of a server that was killed here
+    server.database.unlink()
+    journal.write_bytes(left)
+    result = admin(server, "restore", "newest")
+    assert result.returncode == 0, result.stderr
+    assert ids(server.database) == {1}
+
+
 # --- Those made every hour -----------------------------------------------------------
 
 
@@ -317,3 +485,25 @@ def test_the_end_of_the_server_waits_for_no_export(start_server, monkeypatch):
         start = time.monotonic()
         hourly.close()
         assert time.monotonic() - start < 2
+
+
+@pytest.fixture
+def other_disk():
+    """A folder that is not on the disk of the other temporary ones."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        yield Path(folder)
+
+
+def test_the_copies_may_lie_on_another_disk(tmp_path, other_disk):
+    database = tmp_path / "users.db"
+    assert os.stat(other_disk).st_dev != os.stat(tmp_path).st_dev
+    (tmp_path / "backups").symlink_to(other_disk)
+    with closing(Database(database)) as opened:
+        opened.connection.execute("INSERT INTO users VALUES (1, 'Ana', 'ana')")
+    copy = copies.make(database)
+    database.unlink()
+    copies.restore(database, copy.path)
+    assert ids(database) == {1}
+    database.write_bytes(b"no database" * 1000)
+    copies.restore(database, copy.path)
+    assert ids(database) == {1}

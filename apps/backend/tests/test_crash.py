@@ -180,6 +180,7 @@ def test_a_full_disk_fails_writes_keeps_all_rows_and_needs_no_restart(disk, star
     server = start_server(disk / "users.db")
     check_full()
     check_freed()
+    assert "Another program" not in server.log.read_text()
 
 
 @mounting

@@ -1,7 +1,10 @@
 """Files that cannot be opened: they stay as they are, the server stays up and recovers."""
 
 import contextlib
+import os
 import sqlite3
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from users_backend.database import MIGRATIONS
@@ -121,6 +124,80 @@ def test_a_damaged_file_is_reported_and_untouched(start_server, check_problem, t
     before = path.read_bytes()
     unusable(start_server(), check_problem, "is damaged.*left as it is")
     assert path.read_bytes() == before
+
+
+CHANGED = "Another program has written into the database"
+
+
+def full_of_users(server):
+    """Users that fill several pages."""
+    users = [(user_id, "x" * 200, "x" * 200) for user_id in range(1, 1001)]
+    with contextlib.closing(sqlite3.connect(server.database)) as connection, connection:
+        connection.executemany("INSERT INTO users VALUES (?, ?, ?)", users)
+    assert server.http.post("/users", json={"id": 2000, "name": "Ana"}).status_code == 201
+
+
+def test_what_another_program_saves_is_checked_and_said_and_the_server_goes_on(start_server):
+    server = start_server()
+    recovered(server)
+    assert CHANGED not in server.log.read_text()
+    for user_id in (10, 20):
+        execute(server.database, f"INSERT INTO users VALUES ({user_id}, 'Eva', 'eva')")
+        assert server.http.post("/users", json={"id": user_id + 1, "name": "Bia"}).status_code == 201
+    assert [user["id"] for user in server.http.get("/users").json()] == [1, 10, 11, 20, 21]
+    assert server.log.read_text().count(CHANGED) == 2
+
+
+def test_what_another_program_saves_while_a_write_waits_for_it_is_noticed(start_server):
+    server = start_server()
+    with contextlib.closing(sqlite3.connect(server.database, isolation_level=None)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        connection.execute("INSERT INTO users VALUES (10, 'Eva', 'eva')")
+        with ThreadPoolExecutor() as pool:
+            answer = pool.submit(server.http.post, "/users", json=ANA)
+            time.sleep(0.3)
+            connection.execute("COMMIT")
+    assert answer.result().status_code == 201
+    assert server.log.read_text().count(CHANGED) == 1
+
+
+def test_what_another_program_damages_under_the_server_is_not_written_on(start_server, check_problem):
+    server = start_server()
+    full_of_users(server)
+    with server.database.open("r+b") as file:
+        file.seek(24)
+        counter = int.from_bytes(file.read(4), "big")
+        file.seek(24)
+        file.write((counter + 1).to_bytes(4, "big"))
+        file.seek(10 * 4096)  # a page in the middle, that a new user at the end would not meet
+        file.write(b"\xff" * 4096)
+    before = server.database.read_bytes()
+    for _ in range(2):
+        response = server.http.post("/users", json={"id": 2001, "name": "Bia"})
+        check_problem(response, 503, "is damaged.*left as it is.*make restore")
+    unusable(server, check_problem, "is damaged")
+    assert server.database.read_bytes() == before
+
+
+def test_a_file_that_another_program_switches_to_wal_mode_is_switched_back_before_a_write(start_server):
+    server = start_server()
+    recovered(server)
+    with contextlib.closing(sqlite3.connect(server.database)) as connection:
+        assert connection.execute("PRAGMA journal_mode = wal").fetchone() == ("wal",)
+        response = server.http.post("/users", json={"id": 2, "name": "Bia"})
+        assert "keeps journal_mode at 'wal'" in response.json()["detail"]
+    assert server.http.post("/users", json={"id": 2, "name": "Bia"}).status_code == 201
+    assert execute(server.database, "PRAGMA journal_mode") == [("delete",)]
+
+
+@pytest.mark.parametrize("size", [5 * 4096, 100])
+def test_what_another_program_cuts_off_under_the_server_is_not_written_on(start_server, check_problem, size):
+    server = start_server()
+    full_of_users(server)
+    os.truncate(server.database, size)
+    before = server.database.read_bytes()
+    unusable(server, check_problem, "is damaged|is not a SQLite database")
+    assert server.database.read_bytes() == before
 
 
 def test_the_reason_is_logged_once(start_server, tmp_path):

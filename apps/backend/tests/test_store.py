@@ -6,8 +6,8 @@ import sqlite3
 import threading
 
 import pytest
-from users_backend import store
-from users_backend.database import DiskFull, StoreError
+from users_backend import copies, store
+from users_backend.database import Database, DiskFull, StoreError
 from users_backend.store import Store
 from users_backend.users import User
 
@@ -175,13 +175,49 @@ def test_a_caller_that_has_gone_away_does_not_disturb_the_others(path):
     assert rows(path)[-1] == (2, "Ana")
 
 
-def test_a_deleted_file_is_noticed_and_no_write_to_it_is_acknowledged(path):
+def test_what_was_committed_into_a_file_that_is_replaced_meanwhile_is_not_acknowledged(path, tmp_path):
+    other = tmp_path / "other.db"
+    Database(other).close()
+    slow = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000000) SELECT count(*) FROM n"
+
     async def scenario():
         async with open_store(path) as opened:
-            path.unlink()
-            with pytest.raises(StoreError, match="cannot be used"):
-                await opened.add(user(1))
+            first = asyncio.create_task(opened.add(user(1)))
+            # The same transaction, and so slow that the file can be replaced before its COMMIT.
+            second = asyncio.create_task(opened._write(f"UPDATE users SET name = '' WHERE ({slow}) = 0"))
+            while not (path.parent / "users.db-journal").stat().st_size:
+                await asyncio.sleep(0.001)
+            other.replace(path)
+            assert not first.done()
+            answers = await asyncio.gather(first, second, return_exceptions=True)
+            assert await opened.add(user(2))
+            return answers
+
+    answers = asyncio.run(scenario())
+    assert ["replaced at this very moment" in str(answer) for answer in answers] == [True, True]
+    assert rows(path) == [(2, "Ana")]
+    assert [(copy.why, copy.users) for copy in copies.find(path)] == [("replaced", 1)]
+
+
+def test_a_file_that_sqlite_finds_replaced_is_kept_too(path, tmp_path, monkeypatch):
+    other = tmp_path / "other.db"
+    Database(other).close()
+    look = Store._look
+
+    def replace_after_look(self):
+        result = look(self)
+        if other.exists():
+            other.replace(path)
+        return result
+
+    async def scenario():
+        async with open_store(path) as opened:
+            assert await opened.add(user(1))
+            monkeypatch.setattr(Store, "_look", replace_after_look)
+            with pytest.raises(StoreError, match="replaced at this very moment"):
+                await opened.add(user(2))
             assert await opened.add(user(2))
 
     asyncio.run(scenario())
     assert rows(path) == [(2, "Ana")]
+    assert [(copy.why, copy.users) for copy in copies.find(path)] == [("replaced", 1)]

@@ -467,6 +467,7 @@ def test_all_is_well(client: Any, stand_in: Any, page_text: Any) -> None:
     answer = client.get("/status")
     assert answer.status_code == 200
     assert answer.text.count("✓ works") == 3
+    assert "Open data/users.db only to read while the VM runs" in page_text(answer.text)
 
 
 def test_a_database_that_cannot_be_used_is_told_with_the_reason(client: Any, stand_in: Any, page_text: Any) -> None:

@@ -1,13 +1,15 @@
 """Asks each host that something will be fetched from, and prints for each that does not answer why, and what to do.
 
-Usage: network_check.py [apt] [pip] [registry]    what is going to be fetched
-Environment: http_proxy, https_proxy, no_proxy, pip_index_url and registry_mirror, as settings.yml explains them, and
-base_image, the image that Docker will pull. The exit status is 1 when a host does not answer.
+Usage: network_check.py [apt] [pip] [registry]    what is going to be fetched; else, what this machine lacks
+Environment: http_proxy, https_proxy, no_proxy, pip_index_url and registry_mirror, as settings.yml explains them;
+images, those that must be there, with spaces between; and base_image, which Docker pulls to build them, or nothing.
+The exit status is 1 when a host does not answer.
 """
 
 import http.client
 import os
 import re
+import shutil
 import socket
 import ssl
 import subprocess
@@ -70,6 +72,23 @@ WHAT = {
     "pip": (pip, "Python's packages"),
     "registry": (registry, "the base image"),
 }
+
+
+def lacking() -> Iterator[str]:
+    """What must be fetched for Docker and the images to be there."""
+
+    def there(image: str) -> bool:
+        command = ["docker", "image", "ls", "--quiet", image]
+        return bool(subprocess.run(command, check=False, capture_output=True).stdout)
+
+    docker = shutil.which("docker")
+    if not docker:
+        yield "apt"
+    if not docker or not all(there(image) for image in SETTINGS["images"].split()):
+        yield "pip"
+        base = SETTINGS["base_image"]
+        if base and not (docker and there(base)):
+            yield "registry"
 
 
 def trust() -> ssl.SSLContext:
@@ -152,4 +171,4 @@ def main(wanted: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:] or list(lacking())))

@@ -25,6 +25,7 @@ from users_backend.database import MIGRATIONS, Damaged, Database, StoreError, da
 
 HOURLY = "hourly"  # made by the server itself, which also deletes them; the others stay
 BEFORE_RESTORE = "before-restore"
+BEFORE_UPGRADE = "before-upgrade"
 
 # How long a copy waits for a change that is being written.
 LOCK_SECONDS = 10
@@ -100,9 +101,10 @@ def restore(database: Path, copy: Path) -> Path | None:
         check(restored, copy)
         with closing(Database(restored)):
             pass
-        if not database.exists():
-            with hold(database):
-                restored.replace(database)
+        if not _is_there(database):
+            # A server that runs has let go of the lost file or will, and then opens this one.
+            _journal(database).unlink(missing_ok=True)  # of the lost file: SQLite would write its pages into this one
+            _put(restored, database)
             return None
         try:
             return _exchange(database, restored, work)
@@ -111,20 +113,31 @@ def restore(database: Path, copy: Path) -> Path | None:
             # No server has it open: it refuses a damaged file.
             with explained(database), hold(database):
                 _journal(database).unlink(missing_ok=True)
-                restored.replace(database)
+                _put(restored, database)
             return kept
+
+
+def keep(connection: sqlite3.Connection, database: Path, why: str) -> Copy:
+    """Copy what an open connection reads, wherever its path leads by now. Raise an error; then there is no copy.
+
+    Not in the workplace: who has that may wait for a person, and the server cannot.
+    """
+    folder(database).mkdir(exist_ok=True)
+    with _emptied(folder(database) / ".lost") as work:
+        _write_all(connection, work / "copy.db")
+        return _pack(database, why, work)
 
 
 def require(database: Path) -> None:
     """Raise StoreError where there is no database; before a file is made where only a mount is missing."""
-    if not database.exists():
+    if not _is_there(database):
         raise StoreError(f"There is no database {database} yet, so there is nothing to copy.")
 
 
 def snapshot(database: Path, path: Path) -> None:
     """Write the users as they are now into a database of their own. Raise StoreError."""
-    with explained(database):
-        _copy(database, path)
+    with explained(database), closing(connect(database)) as source:
+        _write_all(source, path)
 
 
 def check(path: Path, source: Path) -> int:
@@ -199,8 +212,13 @@ def make_hourly(database: Path, kept: Kept) -> None:
 
 
 def _make(database: Path, why: str, work: Path) -> Copy:
+    snapshot(database, work / "copy.db")
+    return _pack(database, why, work)
+
+
+def _pack(database: Path, why: str, work: Path) -> Copy:
+    """Make a copy of `copy.db`."""
     plain, packed = work / "copy.db", work / "copy.db.gz"
-    snapshot(database, plain)
     users = check(plain, database)
     with plain.open("rb") as source, packed.open("wb") as target:
         with gzip.GzipFile("", "wb", 6, target) as gzipped:
@@ -230,12 +248,12 @@ def _exchange(database: Path, restored: Path, work: Path) -> Path:
         return kept
 
 
-def _copy(source_path: Path, target_path: Path) -> None:
+def _write_all(source: sqlite3.Connection, target_path: Path) -> None:
     """SQLite's backup, all pages in one step: in several it would begin anew after each write.
 
     Meanwhile others may read the source, and writers wait. Source: https://sqlite.org/backup.html
     """
-    with closing(connect(source_path)) as source, closing(connect(target_path, "rwc")) as target:
+    with closing(connect(target_path, "rwc")) as target:
         target.execute("PRAGMA synchronous = FULL")
         target.execute("PRAGMA journal_mode = TRUNCATE")
         source.backup(target)
@@ -245,10 +263,18 @@ def _unpack(copy: Path, path: Path) -> None:
     try:
         with gzip.open(copy) as source, path.open("wb") as target:
             shutil.copyfileobj(source, target, 1 << 20)
-            target.flush()
-            os.fsync(target.fileno())  # it may become the database
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise StoreError(f"The copy {copy} is damaged ({error}). Nothing was changed. Choose another one.") from error
+
+
+def _put(restored: Path, database: Path) -> None:
+    """Make a file the database, whole or not at all: the copies may lie on another disk."""
+    new = database.with_name(f"{database.name}.new")
+    with restored.open("rb") as source, new.open("wb") as target:
+        shutil.copyfileobj(source, target, 1 << 20)
+        target.flush()
+        os.fsync(target.fileno())
+    new.replace(database)
 
 
 def _set_aside(database: Path) -> Path:
@@ -258,6 +284,11 @@ def _set_aside(database: Path) -> Path:
     if _journal(database).exists():
         shutil.copyfile(_journal(database), _journal(kept))
     return kept
+
+
+def _is_there(database: Path) -> bool:
+    """Whether there is a database, and not only an empty file."""
+    return database.exists() and database.stat().st_size > 0
 
 
 def _journal(database: Path) -> Path:
@@ -275,13 +306,18 @@ def workplace(database: Path) -> Iterator[Path]:
         folder(database).mkdir(exist_ok=True)
         with (folder(database) / ".lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            work = folder(database) / ".work"
-            shutil.rmtree(work, ignore_errors=True)  # of a process that was killed
-            work.mkdir()
-            try:
+            with _emptied(folder(database) / ".work") as work:
                 yield work
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def _emptied(work: Path) -> Iterator[Path]:
+    shutil.rmtree(work, ignore_errors=True)  # of a process that was killed
+    work.mkdir()
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,12 @@ class Damaged(StoreError):
 class Database:
     """An open database file that no other backend process has open."""
 
-    def __init__(self, path: Path) -> None:
-        """Open the file, or create it in a folder that exists.
+    def __init__(
+        self, path: Path, *, create: bool = True, before_upgrade: Callable[[sqlite3.Connection], object] | None = None
+    ) -> None:
+        """Open the file, or create it in a folder that exists. Without `create`, it must be one of ours already.
+
+        `before_upgrade` is called before a file of an earlier schema version is changed.
 
         Raise StoreError, OSError or sqlite3.Error; then the file is as it was.
         A lock that another program holds is an error at once: the caller knows
@@ -62,18 +66,48 @@ class Database:
             raise StoreError(
                 f"The folder of the database {path} is not writable. Let user id {os.getuid()} write there."
             )
+        if not create and not path.exists():
+            raise _removed(path)
         with contextlib.ExitStack() as stack:
             stack.enter_context(hold(path))
             self.connection = sqlite3.connect(path, timeout=0, isolation_level=None)
             stack.enter_context(contextlib.closing(self.connection))
-            self._prepare(path)
+            self._path, self._identity = path, _identity(path)
+            self._version: int = self._ask("PRAGMA data_version")
+            self._check(create)
+            self._prepare(before_upgrade)
             self._resources = stack.pop_all()
 
     def close(self) -> None:
         """Close the file, undo an open transaction and release the lock."""
         self._resources.close()
 
-    def _prepare(self, path: Path) -> None:
+    def fate(self) -> str:
+        """What became of the file, "removed" or "replaced", when its path no longer leads to it; else "".
+
+        Asked by path alone: closing any other handle of the file would drop SQLite's locks. SQLite, too,
+        compares the inode before each change: where inodes were not stable, nothing could be saved at all.
+        On VirtualBox's folders, from what their driver's source says and not verified: a removed file is
+        noticed, but one that replaces another gets the same number. There, only what SQLite itself
+        notices is left: the size, which is the new file's, against the number of pages.
+        """
+        try:
+            return "" if _identity(self._path) == self._identity else "replaced"
+        except (FileNotFoundError, NotADirectoryError):
+            return "removed"
+
+    def has_changed(self) -> bool:
+        """Whether another program has written into the file since this was asked last."""
+        before, self._version = self._version, self._ask("PRAGMA data_version")
+        return before != self._version
+
+    def recheck(self) -> None:
+        """Check what another program has made of the file, in a transaction that keeps others out. Raise as above."""
+        self._check(create=False)
+        self._require("journal_mode")
+
+    def _check(self, create: bool) -> None:
+        path = self._path
         version = self._ask("PRAGMA user_version")
         if version > len(MIGRATIONS):
             raise StoreError(
@@ -82,18 +116,20 @@ class Database:
             )
         if version == 0 and self._ask("SELECT count(*) FROM sqlite_schema"):
             raise StoreError(f"The database {path} belongs to another program. Set DATABASE_URL to another file.")
+        if version == 0 and not create:
+            raise _removed(path)
         damage = self._ask("PRAGMA quick_check(1)")
         if damage != "ok":
             raise damaged(path, damage)
+
+    def _prepare(self, before_upgrade: Callable[[sqlite3.Connection], object] | None) -> None:
         for pragma, wanted in PRAGMAS.items():
             self.connection.execute(f"PRAGMA {pragma} = {wanted}")
-            answer = self._ask(f"PRAGMA {pragma}")
-            if answer != wanted:
-                raise StoreError(
-                    f"The database {path} keeps {pragma} at {answer!r} instead of {wanted!r}. "
-                    "Close other programs that have it open."
-                )
+            self._require(pragma)
+        version = self._ask("PRAGMA user_version")
         missing = MIGRATIONS[version:]
+        if version and missing and before_upgrade:
+            before_upgrade(self.connection)
         # IMMEDIATE also finds out now, not at the first write, that the file is read-only.
         self.connection.execute("BEGIN IMMEDIATE")
         for number, migration in enumerate(missing, start=version + 1):
@@ -101,6 +137,14 @@ class Database:
             self.connection.execute(f"PRAGMA user_version = {number}")
         # COMMIT waits for readers of other programs even when nothing has changed.
         self.connection.execute("COMMIT" if missing else "ROLLBACK")
+
+    def _require(self, pragma: str) -> None:
+        answer, wanted = self._ask(f"PRAGMA {pragma}"), PRAGMAS[pragma]
+        if answer != wanted:
+            raise StoreError(
+                f"The database {self._path} keeps {pragma} at {answer!r} instead of {wanted!r}. "
+                "Close other programs that have it open."
+            )
 
     def _ask(self, sql: str) -> Any:
         return self.connection.execute(sql).fetchone()[0]
@@ -142,6 +186,8 @@ def explain(error: Exception, path: Path) -> StoreError:
     """The StoreError, new for each caller, that stands for this error."""
     if isinstance(error, StoreError):
         return type(error)(str(error))
+    if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_DBMOVED:
+        return moved(path)
     match _code(error):
         case sqlite3.SQLITE_FULL:
             return DiskFull(
@@ -161,6 +207,25 @@ def explain(error: Exception, path: Path) -> StoreError:
         f"The database {path} cannot be used ({error}). Nothing was saved. "
         "Check the disk and the permissions of the file, then try again."
     )
+
+
+def moved(path: Path) -> StoreError:
+    """The error for a change to a file that has meanwhile lost its place."""
+    return StoreError(
+        f"The database {path} was removed or replaced at this very moment. Nothing was saved in its place. Try again."
+    )
+
+
+def _removed(path: Path) -> StoreError:
+    return StoreError(
+        f"The database {path} was removed or emptied while the backend ran, which begins no other in its place. "
+        "Put it back, or a copy with `make restore COPY=newest`; or restart the backend to begin without users."
+    )
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 def damaged(path: Path, damage: str) -> Damaged:

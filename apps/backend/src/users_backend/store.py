@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from users_backend.database import Database, StoreError, explain, is_locked, leaves_file_usable
+from users_backend import copies
+from users_backend.database import Database, DiskFull, StoreError, explain, is_locked, leaves_file_usable, moved
 from users_backend.users import MAX_ID, User, fold
 
 # Requests that may wait for the disk; the next one is told to come back later.
@@ -30,8 +31,18 @@ LOCK_RETRY_SECONDS = 0.02
 # for all of them costs less than a commit more.
 GATHER_SECONDS = 0.0003
 
+# How often it is looked, while nobody writes, whether the path still leads to the open file:
+# on a shared folder the question goes to the laptop.
+LOOK_SECONDS = 1
+
 # Rows that a search looks at before it lets others in: about a millisecond.
 SLICE = 20_000
+
+CHANGED = (
+    "Another program has written into the database %s, which is now checked. `make restore` and `make import` may "
+    "write; a program on the computer that shares the folder must not: locks do not cross a shared folder, so that "
+    "program and this one overwrite each other's users."
+)
 
 # A user as the API shows it. SQLite writes it, in a fraction of Python's time.
 _JSON = "json_object('id', id, 'name', name)"
@@ -62,6 +73,8 @@ class Store:
         self._collected: list[_Statement] = []
         self._queue: queue.SimpleQueue[list[_Statement] | None] = queue.SimpleQueue()
         self._database: Database | None = None
+        self._may_create = True  # until the file has been open: where one was lost, an empty one would hide that
+        self._next_look = 0.0  # of time.monotonic()
         self._last_failure = ""
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
         self._thread.start()
@@ -179,7 +192,10 @@ class Store:
                 group = [statement for statement in batch if statement.writes is writes]
                 if group:
                     locked_out += self._answer(group)
-        self._close()
+        try:
+            self._close()
+        except Exception as error:  # noqa: BLE001 - the end, whatever it is
+            self._failure(error)
 
     def _take(self, timeout: float | None, gather: float) -> list[list[_Statement] | None]:
         """Wait for something in the queue; with it, all that is there `gather` seconds later.
@@ -215,25 +231,48 @@ class Store:
     def _transact(self, group: Sequence[_Statement]) -> list[Any]:
         """Run the statements in one transaction; a result or an exception for each."""
         writes = group[0].writes
+        if writes or time.monotonic() >= self._next_look:
+            self._look()
         try:
             if self._database is None:
-                self._database = Database(self.path)
+                self._database = Database(
+                    self.path,
+                    create=self._may_create,
+                    before_upgrade=lambda connection: copies.keep(connection, self.path, copies.BEFORE_UPGRADE),
+                )
+                self._may_create = False
                 logger.info("Database %s is open", self.path)
             connection = self._database.connection
             connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+            if writes and self._database.has_changed():
+                logger.warning(CHANGED, self.path)
+                self._database.recheck()
             results = [_execute(connection, statement) for statement in group]
             connection.execute("COMMIT")
         except Exception as error:
-            # Closing undoes the transaction, too. The next group opens the file again,
-            # and so recovers by itself when the cause is gone.
-            if self._database and leaves_file_usable(error):
+            if self._database:
                 self._database.connection.rollback()
-            else:
-                self._close()
+                # The next group opens the file again, and so recovers by itself when the cause is gone.
+                if not leaves_file_usable(error):
+                    self._close()
             raise
         if writes:
+            # What is acknowledged was at the path after its COMMIT. A file that loses its place later, or that
+            # a shared folder goes on showing for a second, is noticed by a later look, and the copy that is
+            # then kept has all that was acknowledged. It cannot have it when the process is killed before that
+            # look, or when the laptop no longer lets the lost file be read.
+            if self._look():
+                raise moved(self.path)
             self._on_commit(len(group))
         return results
+
+    def _look(self) -> bool:
+        """Whether the open file is no longer at the path; it is then kept as a copy and closed. Raise StoreError."""
+        self._next_look = time.monotonic() + LOOK_SECONDS
+        lost = bool(self._database and self._database.fate())
+        if lost:
+            self._close()
+        return lost
 
     def _failure(self, error: Exception) -> StoreError:
         failure = explain(error, self.path)
@@ -243,9 +282,28 @@ class Store:
         return failure
 
     def _close(self) -> None:
+        """Close the file. What is no longer at the path is kept as a copy first. Raise StoreError; then it stays open."""
         if self._database:
+            if fate := self._database.fate():
+                self._keep(self._database, fate)
             self._database.close()
             self._database = None
+
+    def _keep(self, database: Database, fate: str) -> None:
+        happened = f"The database {self.path} was {fate} while it was in use"
+        try:
+            copy = copies.keep(database.connection, self.path, fate)
+            logger.error("%s. All that it held, %d users, is kept as %s.", happened, copy.users, copy.path)
+        except Exception as error:
+            reason = explain(error, copies.folder(self.path))
+            if isinstance(error, OSError) or isinstance(reason, DiskFull):
+                raise StoreError(
+                    f"The database {self.path} was removed or replaced while it was in use, and what it held "
+                    f"cannot be kept as a copy yet ({error}). Make the folder {copies.folder(self.path)} "
+                    "writable, with space for it; the backend then goes on by itself."
+                ) from error
+            # It cannot be read, and waiting would not change that.
+            logger.error("%s. What it held cannot be kept: %s", happened, reason)
 
 
 def _execute(connection: sqlite3.Connection, statement: _Statement) -> Any:

@@ -107,6 +107,11 @@ PORTUGUESE = {
     "Check the disk, the folder data/ and other programs that have users.db open. The log says more:": (
         "Verifique o disco, a pasta data/ e outros programas que estejam com users.db aberto. O log mostra mais:"
     ),
+    "Open data/users.db only to read while the VM runs: locks do not cross the shared folder, so a program that "
+    "writes to it and the backend overwrite each other's users. data/README.txt says more.": (
+        "Com a VM ligada, abra data/users.db só para ler: os bloqueios não atravessam a pasta compartilhada, e um "
+        "programa que escreve nele e o backend gravam por cima dos usuários um do outro. data/README.txt explica."
+    ),
     "Check again": "Verificar de novo",
     # Error pages
     "That did not work": "Não deu certo",
@@ -174,6 +179,19 @@ BACKEND = {
     "Check the disk and the permissions of the file, then try again.": (
         "O banco de dados {} não pode ser usado ({}). Nada foi salvo. "
         "Verifique o disco e as permissões do arquivo e tente de novo."
+    ),
+    "The database {} was removed or emptied while the backend ran, which begins no other in its place. "
+    "Put it back, or a copy with `make restore COPY=newest`; or restart the backend to begin without users.": (
+        "O banco de dados {} foi removido ou esvaziado com o backend em execução, e ele não começa outro no lugar. "
+        "Ponha-o de volta, ou uma cópia com `make restore COPY=newest`; ou reinicie o backend para começar sem usuários."
+    ),
+    "The database {} was removed or replaced at this very moment. Nothing was saved in its place. Try again.": (
+        "O banco de dados {} foi removido ou trocado neste exato momento. Nada foi salvo no lugar dele. Tente de novo."
+    ),
+    "The database {} was removed or replaced while it was in use, and what it held cannot be kept as a copy yet ({}). "
+    "Make the folder {} writable, with space for it; the backend then goes on by itself.": (
+        "O banco de dados {} foi removido ou trocado durante o uso, e ainda não se pode guardar uma cópia do que ele "
+        "tinha ({}). Permita escrever na pasta {} e deixe espaço nela; o backend então continua sozinho."
     ),
     "The database {} is damaged ({}). It is left as it is. `make restore` lists the copies that can take its place.": (
         "O banco de dados {} está danificado ({}). Ele fica como está. "

@@ -1,4 +1,4 @@
-"""roles/machine/files/apt-network, and what the real apt makes of the files that it writes."""
+"""roles/machine/files/company-network, and what the real apt makes of the files that it writes."""
 
 import os
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[1] / "roles/machine/files/apt-network"
+SCRIPT = Path(__file__).resolve().parents[1] / "roles/machine/files/company-network"
 PROXY = "http://ana:p%40ss@proxy.example:3128"
 SYSTEMS = {
     "ubuntu": "ID=ubuntu\nVERSION_CODENAME=noble\n",
@@ -117,6 +117,28 @@ def test_what_has_a_password_is_for_root_alone(machine: Machine) -> None:
     machine.apply(http_proxy=PROXY, apt_mirror="http://ana:p@mirror.example/debian")
     new = machine.files() - before
     assert [file.stat().st_mode & 0o777 for file in new] == [0o600, 0o600]
+
+
+def test_the_machine_trusts_the_companys_certificates_until_they_are_taken_away(machine: Machine) -> None:
+    own = machine.root / "own.pem"
+    own.write_text("-----BEGIN CERTIFICATE-----\n")
+    programs = machine.root / "bin"
+    programs.mkdir()
+    renewed = machine.root / "renewed"
+    (programs / "update-ca-certificates").write_text(f"#!/bin/sh\necho >> {renewed}\n")
+    (programs / "update-ca-certificates").chmod(0o755)
+    path = f"{programs}:{os.environ['PATH']}"
+    trusted = machine.root / "usr/local/share/ca-certificates/users-company.crt"
+
+    assert machine.apply("--check", ca_certificate=str(own), PATH=path) == ["users-company.crt"]
+    assert not trusted.exists()
+    for _ in range(2):
+        machine.apply(ca_certificate=str(own), PATH=path)
+    assert trusted.read_text() == own.read_text()
+    assert trusted.stat().st_mode & 0o777 == 0o644
+    assert machine.apply(PATH=path) == ["users-company.crt"]
+    assert not trusted.exists()
+    assert renewed.read_text() == "\n\n"
 
 
 def test_a_second_run_changes_nothing_and_empty_settings_leave_nothing(machine: Machine) -> None:
