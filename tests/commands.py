@@ -24,7 +24,7 @@ IN_THE_VM = [
     'vagrant ssh --command "systemctl status --no-pager users-backend"',
     """vagrant ssh --command "systemctl status --no-pager 'users-*'\"""",
     """vagrant ssh --command "sudo journalctl --no-pager --unit 'users-*' --lines 50\"""",
-    """vagrant ssh --command "sudo journalctl --unit 'users-*' --output cat --grep THAT_NUMBER\"""",
+    """vagrant ssh --command "sudo journalctl --no-pager --unit 'users-*' --output cat --grep THAT_NUMBER\"""",
     "make backup",
     "make restore",
     "make restore COPY=newest",

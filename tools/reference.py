@@ -1,4 +1,4 @@
-"""Writes what documents take from the sources: docs/reference.md, the README.md of each role, and the drawing."""
+"""Writes what documents take from the sources: docs/reference.md, the README.md of each role, and the drawings."""
 
 import hashlib
 import json
@@ -21,6 +21,21 @@ ROOT = Path(__file__).resolve().parent.parent
 ROLES = ROOT / "roles"
 REFERENCE = ROOT / "docs/reference.md"
 DRAWING = ROOT / "docs/architecture.dot"
+
+# What the drawing says, and the same in Portuguese.
+PORTUGUESE = {
+    "systemd starts and restarts both": "o systemd inicia e reinicia os dois",
+    "one SQLite file, and its copies": "um arquivo SQLite, e as cópias dele",
+    "curl, or another program": "curl, ou outro programa",
+    "container: Flask, the form": "contêiner: Flask, o formulário",
+    "container: FastAPI, the API": "contêiner: FastAPI, a API",
+    "builds and starts both": "constrói e inicia os dois",
+    "shared as /": "compartilhada como /",
+    "the VM, with Linux": "a VM, com Linux",
+    "your computer": "seu computador",
+    '"browser"': '"navegador"',
+    "this folder": "esta pasta",
+}
 
 # The text interrupts a line that crosses it.
 STYLE = """
@@ -310,21 +325,33 @@ def roles() -> Iterator[tuple[str, ...]]:
 # --- The drawing ---------------------------------------------------------------------
 
 
-def seal() -> str:
-    """What the drawing is made from, as a comment in it: one made from something else is stale."""
-    return f"<!-- made from {hashlib.sha256(DRAWING.read_bytes() + STYLE.encode()).hexdigest()} -->"
+def drawings() -> dict[Path, str]:
+    """The source of each drawing: the file's own, and the one in Portuguese."""
+    english = portuguese = DRAWING.read_text(encoding="utf-8")
+    for text, translated in PORTUGUESE.items():
+        assert text in portuguese, f"{DRAWING.name} does not say {text!r}."
+        portuguese = portuguese.replace(text, translated)
+    return {DRAWING.with_suffix(".svg"): english, DRAWING.with_suffix(".pt-BR.svg"): portuguese}
+
+
+def seal(source: str) -> str:
+    """What a drawing is made from, as a comment in it: one made from something else is stale."""
+    return f"<!-- made from {hashlib.sha256((source + STYLE).encode()).hexdigest()} -->"
 
 
 def draw() -> None:
-    """Renew the SVG, where it is stale: each version of Graphviz draws a little differently."""
-    picture = DRAWING.with_suffix(".svg")
-    if picture.exists() and seal() in picture.read_text():
-        return
-    if not shutil.which("dot"):
-        sys.exit(f"{DRAWING.name} has changed. Install Graphviz, which draws it, and try again.")
-    svg = subprocess.check_output(["dot", "-Tsvg", DRAWING], text=True)
-    start = svg.index("<g id=")
-    picture.write_text(f"{svg[svg.index('<svg') : start]}{seal()}\n<style>{STYLE}</style>\n{svg[start:]}")
+    """Renew the drawings that are stale: each version of Graphviz draws a little differently."""
+    for picture, source in drawings().items():
+        if picture.exists() and seal(source) in picture.read_text(encoding="utf-8"):
+            continue
+        if not shutil.which("dot"):
+            sys.exit(f"{DRAWING.name} has changed. Install Graphviz, which draws it, and try again.")
+        svg = subprocess.run(
+            ["dot", "-Tsvg"], input=source, check=True, encoding="utf-8", stdout=subprocess.PIPE
+        ).stdout
+        start = svg.index("<g id=")
+        text = f"{svg[svg.index('<svg') : start]}{seal(source)}\n<style>{STYLE}</style>\n{svg[start:]}"
+        picture.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
