@@ -169,7 +169,7 @@ def default_settings() -> Any:
     top: dict[str, Any] = {}
     groups = [(-1, top)]
     for line in (ROOT / "settings.yml").read_text(encoding="utf-8").splitlines():
-        found = re.fullmatch(r"( *)(\w+):\s*(.*?)(\s#.*)?", line)
+        found = re.fullmatch(r"( *)(\w+):(.*?)(\s#.*)?", line)
         if found:
             while groups[-1][0] >= len(found[1]):
                 groups.pop()
