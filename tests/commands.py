@@ -38,6 +38,7 @@ IN_THE_VM = [
 # What another test runs, perhaps with a port or folder of its own: that test, and how it says it.
 ELSEWHERE = {
     "vagrant reload --provision": ("docs/add-a-service.md", "vagrant reload --provision"),  # which test_vm.py follows
+    "vagrant provision": ("tests/vm/test_vm.py", '"vagrant", "provision", "--provision-with", "site"'),
     "vagrant destroy": ("tests/vm/test_vm.py", '"vagrant", "destroy", "--force"'),
     "make export": ("tests/vm/test_vm.py", '"make", "export", f"FILE='),
     "make import FILE=data/users.csv": ("tests/vm/test_vm.py", '"make", "import", f"FILE='),
