@@ -27,7 +27,11 @@ BLOCK = re.compile(
 )
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = "settings.local.yml"
-QUICK = ["apps/backend/tests/test_store.py", "apps/frontend/tests/test_pages.py"]  # of the tests of the apps
+QUICK = [
+    "apps/backend/tests/test_store.py",
+    "apps/backend/tests/test_upgrade.py",
+    "apps/frontend/tests/test_pages.py",
+]  # of the tests of the apps
 
 
 class Step(NamedTuple):

@@ -499,7 +499,7 @@ def test_the_copies_may_lie_on_another_disk(tmp_path, other_disk):
     assert os.stat(other_disk).st_dev != os.stat(tmp_path).st_dev
     (tmp_path / "backups").symlink_to(other_disk)
     with closing(Database(database)) as opened:
-        opened.connection.execute("INSERT INTO users VALUES (1, 'Ana', 'ana')")
+        opened.connection.execute("INSERT INTO users (id, name, name_folded) VALUES (1, 'Ana', 'ana')")
     copy = copies.make(database)
     database.unlink()
     copies.restore(database, copy.path)

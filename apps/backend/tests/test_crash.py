@@ -209,7 +209,7 @@ def foreign_lock(path, *statements):
         connection.rollback()
 
 
-CHANGE = "INSERT INTO users VALUES (1000000, 'not saved', 'not saved')"
+CHANGE = "INSERT INTO users (id, name, name_folded) VALUES (1000000, 'not saved', 'not saved')"
 
 
 def test_while_another_program_holds_the_file_for_10_seconds_writes_are_told_to_retry_and_reads_go_on(

@@ -133,7 +133,7 @@ def full_of_users(server):
     """Users that fill several pages."""
     users = [(user_id, "x" * 200, "x" * 200) for user_id in range(1, 1001)]
     with contextlib.closing(sqlite3.connect(server.database)) as connection, connection:
-        connection.executemany("INSERT INTO users VALUES (?, ?, ?)", users)
+        connection.executemany("INSERT INTO users (id, name, name_folded) VALUES (?, ?, ?)", users)
     assert server.http.post("/users", json={"id": 2000, "name": "Ana"}).status_code == 201
 
 
@@ -142,7 +142,7 @@ def test_what_another_program_saves_is_checked_and_said_and_the_server_goes_on(s
     recovered(server)
     assert CHANGED not in server.log.read_text()
     for user_id in (10, 20):
-        execute(server.database, f"INSERT INTO users VALUES ({user_id}, 'Eva', 'eva')")
+        execute(server.database, f"INSERT INTO users (id, name, name_folded) VALUES ({user_id}, 'Eva', 'eva')")
         assert server.http.post("/users", json={"id": user_id + 1, "name": "Bia"}).status_code == 201
     assert [user["id"] for user in server.http.get("/users").json()] == [1, 10, 11, 20, 21]
     assert server.log.read_text().count(CHANGED) == 2
@@ -152,7 +152,7 @@ def test_what_another_program_saves_while_a_write_waits_for_it_is_noticed(start_
     server = start_server()
     with contextlib.closing(sqlite3.connect(server.database, isolation_level=None)) as connection:
         connection.execute("BEGIN EXCLUSIVE")
-        connection.execute("INSERT INTO users VALUES (10, 'Eva', 'eva')")
+        connection.execute("INSERT INTO users (id, name, name_folded) VALUES (10, 'Eva', 'eva')")
         with ThreadPoolExecutor() as pool:
             answer = pool.submit(server.http.post, "/users", json=ANA)
             time.sleep(0.3)
