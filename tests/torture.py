@@ -206,7 +206,7 @@ class Stack:
         self.data = work / "data"
         self.database = self.data / "users.db"
         self.results: dict[str, Result] = {}
-        self._numbers = itertools.count(1)  # of clients
+        self._numbers = itertools.count(random.randrange(1 << 20))  # of clients: their ids are nobody else's
         self.complaints: list[str] = []
         machine = (work / "vagrant/machines/default/libvirt/id").read_text()
         self.domain = run("virsh", "domname", machine).strip()
@@ -378,12 +378,13 @@ def fill_share(stack: Stack) -> float:
 
 def fill_disk_of_vm(stack: Stack) -> float:
     """The database lies elsewhere: nobody notices."""
-    size = "$(($(stat --file-system --format '%f*%S' /) - (16 << 20)))"  # a file system keeps some for its own
+    # A file system keeps some blocks for its own, which fallocate does not get. That cat fails shows that it is full.
+    size = "$(($(stat --file-system --format '%f*%S' /) - (64 << 20)))"
     stack.vm(f"fallocate --length {size} /filler && ! cat /dev/zero >> /filler")
-    assert int(stack.vm("stat --file-system --format %f /")) < 256, "the disk is not full"  # blocks of 4 KiB
     refused = sum(stack.seen(status) for status in REFUSED)
     stack.all_write()
     assert sum(stack.seen(status) for status in REFUSED) == refused
+    stack.vm("! cat /dev/zero >> /filler")
     stack.vm("rm /filler")
     return time.monotonic()
 
@@ -403,7 +404,8 @@ def take_share_away(stack: Stack) -> float:
     stack.wait_for(NO_ANSWER)
     time.sleep(10)
     assert stack.vm("ls -A /data") == "", "something was written where the share was missing"
-    assert "is not shared with the laptop" in stack.vm("systemctl status --no-pager --full users-backend || :")
+    log = stack.vm("journalctl --unit users-backend --lines 20 --output cat --no-pager")
+    assert "/data is not shared with the laptop" in log, log
     stack.vm("systemctl unmask --runtime data.mount")
     return time.monotonic()
 
@@ -443,6 +445,8 @@ FAILURES = {
 # --- Two failures that need more than that -----------------------------------------------------------------------
 
 TO_LOSSY_DISK = """
+set -e
+udevadm settle
 systemctl stop users-backend
 umount /data
 cp /etc/fstab /etc/fstab.share
@@ -453,6 +457,7 @@ sync
 systemctl start users-backend
 """
 BACK_TO_SHARE = """
+set -e
 systemctl stop users-backend
 umount /data
 mv /etc/fstab.share /etc/fstab
@@ -463,6 +468,7 @@ systemctl start users-backend
 """
 # Written to the disk itself, past every cache of the VM; only a flush is missing.
 MARK = """
+set -e
 printf %4096s | tr ' ' x | dd of=/dev/disk/by-id/virtio-control bs=4096 iflag=fullblock oflag=direct
 dd if=/dev/disk/by-id/virtio-control bs=4096 count=1 iflag=direct | grep -c xxx
 """
@@ -485,7 +491,7 @@ def cut_power_of_lossy_disk(stack: Stack, rounds: int) -> None:
         for each in (disk, control):
             each.start()
             stack.run("virsh", "attach-device", stack.domain, str(each.xml), "--live", "--config")
-        stack.vm(f"udevadm settle\n{TO_LOSSY_DISK}")
+        stack.vm(TO_LOSSY_DISK)
         seconds_until_healthy(0)
         stack.begin()
         for _ in range(rounds):
