@@ -65,8 +65,8 @@ local: .venv/apps ## run both apps on this machine, until Ctrl-C
 
 # --- Work on the project -------------------------------------------------------------
 
-.PHONY: lint check test cloud tutorial bench docs lock
-lint check test cloud tutorial bench docs lock: export PATH := $(CURDIR)/.venv/bin:$(PATH)
+.PHONY: lint check test torture cloud tutorial bench docs lock
+lint check test torture cloud tutorial bench docs lock: export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 lint: .venv/dev ## read the code without running it
 	ruff check
@@ -81,6 +81,11 @@ check: lint ## every check and test that needs no VM
 test: check ## everything: `check`, crashes and full disks, `vagrant up` with Ansible in the VM, and Molecule
 	pytest -m slow
 	pytest --capture no tests/vm/test_vm.py -k "not tutorial"
+
+ROUNDS = 25
+torture: .venv/dev ## cut the VM's power and break all else under load; renew the table of docs/reliability.md (2 hours)
+	tests/install-tools
+	ROUNDS=$(ROUNDS) pytest --capture no tests/vm/test_vm.py -k "make_up_ends or nothing_acknowledged"
 
 cloud: .venv/dev ## test cloud/user-data.yml on a machine that boots with it (15 minutes and more)
 	pytest --capture no tests/vm/test_cloud.py

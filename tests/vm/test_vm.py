@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torture
 import up
 import yaml
 from commands import IN_THE_VM
@@ -70,6 +71,18 @@ def pid(file: Path) -> int | None:
     return process if Path(f"/proc/{process}").exists() else None
 
 
+# The data folder is a disk of its own, a small one, so that a test can fill it.
+DISK = WORK / "data.img"
+MOUNT = f"mountpoint -q {DATABASE.parent} || {{ mount -o loop {DISK} {DATABASE.parent}; rm -df {DATABASE.parent}/lost+found; }}"
+UNMOUNT = f"! mountpoint -q {DATABASE.parent} || umount {DATABASE.parent}"
+
+
+def mount(command: str) -> None:
+    """Mount or unmount it, for libvirt too: started by `make up`, it may have mounts of its own."""
+    for process in filter(None, (os.getpid(), pid(DAEMONS[0]))):
+        run(*up.SUDO, "nsenter", "--mount", "--target", str(process), "sh", "-ec", command)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def vm_host() -> Iterator[None]:
     """A clean start, and at the end neither a VM nor a daemon that was not there before."""
@@ -78,9 +91,15 @@ def vm_host() -> Iterator[None]:
         run("python3", "tools/up.py", "--prepare-only")
         let_out()
         run("vagrant", "destroy", "--force")
+        mount(UNMOUNT)
     shutil.rmtree(WORK, ignore_errors=True)
+    DATABASE.parent.mkdir(parents=True)
+    run("truncate", "--size", "256M", str(DISK))
+    run("mkfs.ext4", "-q", "-m", "0", "-E", f"root_owner={os.getuid()}:{os.getgid()}", str(DISK))
+    mount(MOUNT)
     yield
     run("vagrant", "destroy", "--force")
+    mount(UNMOUNT)
     if not running[DAEMONS[0]] and pid(DAEMONS[0]):
         for network in subprocess.check_output(["virsh", "net-list", "--name"], text=True, env=ENVIRONMENT).split():
             run("virsh", "net-destroy", network)  # ends its dnsmasq
@@ -138,6 +157,19 @@ def test_the_tutorial_adds_a_service_and_removes_it() -> None:
         shutil.rmtree(service, ignore_errors=True)
     assert "users-frontend.service" in output
     assert "users-greeter" not in output
+
+
+@pytest.mark.timeout(6 * 3600)  # `make torture` is the longest of all
+def test_nothing_acknowledged_is_lost_whatever_fails() -> None:
+    stack = torture.Stack(run, vm, WORK)
+    torture.torture(stack, int(os.environ.get("ROUNDS", "1")))
+    table = torture.report(stack.results)
+    print(f"\n{table}")
+    assert stack.complaints == []
+    assert not any(result.lost for result in stack.results.values())
+    if "ROUNDS" in os.environ:  # `make torture`
+        document = ROOT / "docs/reliability.md"
+        document.write_text(re.sub(r"(^\|.*\n)+", lambda _: table, document.read_text(), count=1, flags=re.MULTILINE))
 
 
 def test_a_second_make_up_finds_nothing_to_do() -> None:
