@@ -327,7 +327,9 @@ def test_a_file_that_is_no_database_is_told(project: Project) -> None:
     (project.folder / "data/users.db").write_text("id;name\n1;Ana\n")
     status, lines = project.doctor()
     assert status == 1
-    assert starting(lines, "wrong share ~/project/data/users.db is not an SQLite database. Move it away")
+    assert starting(
+        lines, "wrong share ~/project/data/users.db is not an SQLite database. `make restore` lists the copies"
+    )
 
 
 def test_a_database_in_another_program_or_in_wal_mode_is_told(project: Project) -> None:

@@ -460,7 +460,11 @@ def check_share(situation: Situation) -> Iterator[Finding]:
         yield Finding(WRONG, f"{file} cannot be read ({error.strerror}). Change its owner.")
         return
     if begin and not begin.startswith(b"SQLite format 3\0"):
-        yield Finding(WRONG, f"{file} is not an SQLite database. Move it away; an empty one is made at the next start.")
+        yield Finding(
+            WRONG,
+            f"{file} is not an SQLite database. `make restore` lists the copies that can take its place. "
+            "Or move it away; an empty one is made at the next start.",
+        )
     elif begin[18:20] == b"\2\2":
         yield Finding(
             WRONG,

@@ -320,7 +320,9 @@ def test_a_file_replaced_by_one_that_is_no_good_is_not_written_on(start_server, 
     add(server, 1)
     (tmp_path / "other").write_bytes(b"no database" * 1000)
     (tmp_path / "other").replace(server.database)
-    check_problem(server.http.post("/users", json={"id": 2, "name": "Ana"}), 503, "not a SQLite database. Move it away")
+    check_problem(
+        server.http.post("/users", json={"id": 2, "name": "Ana"}), 503, "not a SQLite database. `make restore` lists"
+    )
     assert server.database.read_bytes() == b"no database" * 1000
     assert kept(server, "replaced", tmp_path)[1] == {1}
     assert admin(server, "restore", "newest").returncode == 0

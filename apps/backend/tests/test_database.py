@@ -67,7 +67,7 @@ def test_a_file_that_is_no_database_is_untouched(start_server, check_problem, tm
     path = tmp_path / "users.db"
     path.write_bytes(content)
     server = start_server()
-    unusable(server, check_problem, "not a SQLite database. Move it away")
+    unusable(server, check_problem, "not a SQLite database. `make restore` lists")
     assert path.read_bytes() == content
     path.unlink()
     recovered(server)

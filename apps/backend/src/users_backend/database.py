@@ -195,7 +195,8 @@ def explain(error: Exception, path: Path) -> StoreError:
             )
         case sqlite3.SQLITE_NOTADB:
             return Damaged(
-                f"The file {path} is not a SQLite database. Move it away, or set DATABASE_URL to another file."
+                f"The file {path} is not a SQLite database. `make restore` lists the copies that can take its place; "
+                "or move it away, or set DATABASE_URL to another file."
             )
         case sqlite3.SQLITE_CORRUPT:
             return damaged(path, str(error))

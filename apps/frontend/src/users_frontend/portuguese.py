@@ -169,8 +169,10 @@ BACKEND = {
     "The disk of the database {} is full. Nothing was saved. Free some space and try again.": (
         "O disco do banco de dados {} está cheio. Nada foi salvo. Libere espaço e tente de novo."
     ),
-    "The file {} is not a SQLite database. Move it away, or set DATABASE_URL to another file.": (
-        "O arquivo {} não é um banco de dados SQLite. Mova-o para outro lugar ou aponte DATABASE_URL para outro arquivo."
+    "The file {} is not a SQLite database. `make restore` lists the copies that can take its place; "
+    "or move it away, or set DATABASE_URL to another file.": (
+        "O arquivo {} não é um banco de dados SQLite. `make restore` lista as cópias que podem ficar no lugar dele; "
+        "ou mova-o para outro lugar, ou aponte DATABASE_URL para outro arquivo."
     ),
     "Another program holds the database {}. Nothing was saved. Close that program and try again.": (
         "Outro programa está segurando o banco de dados {}. Nada foi salvo. Feche esse programa e tente de novo."
