@@ -76,7 +76,7 @@ lint: .venv/dev ## read the code without running it
 
 check: lint ## every check and test that needs no VM
 	tests/install-tools
-	pytest -m "not slow"
+	pytest -n 2 --dist loadfile -m "not slow"
 
 test: check ## everything: `check`, crashes and full disks, `vagrant up` with Ansible in the VM, and Molecule
 	pytest -m slow
