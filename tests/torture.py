@@ -182,7 +182,11 @@ class LossyDisk:
         listen = ["--foreground", "--ipaddr", "127.0.0.1", "--port", str(self._port)]
         cache = ["--filter", "cache", "file", str(self.file), "cache=writeback", "cache-min-block-size=4096"]
         self._process = subprocess.Popen(["nbdkit", *listen, *cache])
-        wait_until("nbdkit listens", lambda: not socket.socket().connect_ex(("127.0.0.1", self._port)))
+        wait_until("nbdkit listens", self._listens)
+
+    def _listens(self) -> bool:
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", self._port)) == 0
 
     def cut(self) -> None:
         self._process.kill()
