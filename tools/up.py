@@ -100,9 +100,12 @@ def start_libvirt() -> None:
             if os.path.isdir("/run/systemd/system"):
                 run([*SUDO, "systemctl", "enable", "--now", "libvirtd"], failure)
             else:
-                # No systemd as PID 1. libvirtd tries /dev/kvm for each VM, for a minute where the
-                # device exists and cannot work; then it shall not see it.
-                hide = "" if has_kvm() else "[ ! -e /dev/kvm ] || mount --bind /dev/null /dev/kvm; "
+                # No systemd as PID 1. Where /dev/kvm exists and cannot work, libvirtd shall not see it: in its
+                # place is a device that QEMU's user may not open. If it could, libvirtd would take what it found
+                # out without KVM for outdated, and ask QEMU anew at each step of a VM's start.
+                no_kvm = "/run/libvirt/no-kvm"
+                mount = f"rm -f {no_kvm} && mknod --mode 0 {no_kvm} c 1 3 && mount --bind {no_kvm} /dev/kvm"
+                hide = "" if has_kvm() else f"[ ! -e /dev/kvm ] || {{ {mount}; }}; "
                 # Nor is there the D-Bus that polkit would ask: the socket's group decides who may connect.
                 settings = r'unix_sock_group = "libvirt"\nunix_sock_rw_perms = "0770"\nauth_unix_rw = "none"\n'
                 config = "/run/libvirt/make-up.conf"

@@ -14,7 +14,6 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -113,8 +112,6 @@ def test_make_up_ends_with_both_urls_and_a_user_created_in_a_browser() -> None:
     run("make", "up")
     with open(WORK / "ssh-config", "w") as file:
         subprocess.run(["vagrant", "ssh-config"], check=True, cwd=ROOT, env=ENVIRONMENT, stdout=file)
-    run(sys.executable, "-m", "pytest", "molecule/default/tests/test_stack.py")
-
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"),
