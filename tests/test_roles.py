@@ -39,8 +39,14 @@ def render(tmp_path: Path) -> Any:
     return run
 
 
+def written_file(render: Any, role: str, path: str, **variables: object) -> str:
+    """The text of a file that a role writes."""
+    files = f"{{{{ {role}_files | items2dict('path', 'text') | to_json }}}}"
+    return json.loads(render(role, files, **variables))[path]
+
+
 def test_dockerd_rotates_its_logs_and_limits_what_containers_may_do(render: Any) -> None:
-    assert json.loads(render("docker", "daemon.json.j2")) == {
+    assert json.loads(written_file(render, "docker", "/etc/docker/daemon.json")) == {
         "default-ulimits": {"nofile": {"Name": "nofile", "Soft": 8192, "Hard": 8192}},
         "icc": False,
         "log-driver": "local",
@@ -50,33 +56,35 @@ def test_dockerd_rotates_its_logs_and_limits_what_containers_may_do(render: Any)
 
 
 def test_dockerd_asks_the_mirror_when_there_is_one(render: Any) -> None:
-    daemon = json.loads(render("docker", "daemon.json.j2", docker_registry_mirror="https://mirror.example"))
-    assert daemon["registry-mirrors"] == ["https://mirror.example"]
+    mirror = "https://mirror.example"
+    daemon = written_file(render, "docker", "/etc/docker/daemon.json", docker_registry_mirror=mirror)
+    assert json.loads(daemon)["registry-mirrors"] == [mirror]
 
 
 def test_dockerd_gets_the_proxy_from_a_file_whose_text_systemd_shows_to_nobody(render: Any) -> None:
-    assert render("docker", "proxy.conf.j2").splitlines()[1:] == ["[Service]", "EnvironmentFile=/etc/docker/proxy.env"]
-    text = render("docker", "proxy.env.j2", docker_http_proxy="http://a%40b:p@proxy.example:3128")
-    assert text.splitlines()[1:] == ["HTTP_PROXY=http://a%40b:p@proxy.example:3128"]
+    proxy = {"docker_http_proxy": "http://a%40b:p@proxy.example:3128"}
+    unit = written_file(render, "docker", "/etc/systemd/system/docker.service.d/proxy.conf", **proxy)
+    assert unit == "[Service]\nEnvironmentFile=/etc/docker/proxy.env\n"
+    assert (
+        written_file(render, "docker", "/etc/docker/proxy.env", **proxy) == f"HTTP_PROXY={proxy['docker_http_proxy']}\n"
+    )
 
 
-def shared_file(render: Any, path: str, **variables: object) -> str:
-    """The text of a file that all services share."""
-    return json.loads(render("service", "{{ service_files | items2dict('path', 'text') | to_json }}", **variables))[
-        path
-    ]
+def test_without_a_proxy_dockerd_has_no_file_about_one(render: Any) -> None:
+    for path in ("/etc/docker/proxy.env", "/etc/systemd/system/docker.service.d/proxy.conf"):
+        assert written_file(render, "docker", path) == ""
 
 
 def test_pip_asks_the_package_index_that_is_set(render: Any) -> None:
     config = configparser.ConfigParser()
     index = "https://index.example/simple"
-    config.read_string(shared_file(render, "/etc/users/pip.conf", service_pip_index_url=index))
+    config.read_string(written_file(render, "service", "/etc/users/pip.conf", service_pip_index_url=index))
     assert dict(config["global"]) == {"index-url": "https://index.example/simple"}
 
 
 def test_without_an_index_pip_gets_no_option(render: Any) -> None:
     config = configparser.ConfigParser()
-    config.read_string(shared_file(render, "/etc/users/pip.conf"))
+    config.read_string(written_file(render, "service", "/etc/users/pip.conf"))
     assert dict(config["global"]) == {}
 
 
@@ -215,14 +223,14 @@ def test_with_a_proxy_the_services_reach_each_other_without_it(render: Any) -> N
     variables = {"service_http_proxy": "http://proxy.example:3128", "service_no_proxy": ".example.com"}
     variables |= {"service_list": {"backend": {}, "frontend": {}}}
     direct = ".example.com,localhost,127.0.0.1,backend,frontend"
-    assert json.loads(shared_file(render, "/etc/users/config.json", **variables)) == {
+    assert json.loads(written_file(render, "service", "/etc/users/config.json", **variables)) == {
         "proxies": {"default": {"httpProxy": "http://proxy.example:3128", "httpsProxy": "", "noProxy": direct}}
     }
 
 
 def test_without_a_proxy_there_is_no_trace_of_one(render: Any) -> None:
     variables = {"service_no_proxy": ".example.com", "service_list": {"backend": {}}}
-    assert json.loads(shared_file(render, "/etc/users/config.json", **variables)) == {
+    assert json.loads(written_file(render, "service", "/etc/users/config.json", **variables)) == {
         "proxies": {"default": {"httpProxy": "", "httpsProxy": "", "noProxy": ""}}
     }
 
