@@ -97,8 +97,10 @@ def vm_host() -> Iterator[None]:
     run("mkfs.ext4", "-q", "-m", "0", "-E", f"root_owner={os.getuid()}:{os.getgid()}", str(DISK))
     mount(MOUNT)
     yield
-    run("vagrant", "destroy", "--force")
-    mount(UNMOUNT)
+    try:
+        run("vagrant", "destroy", "--force")
+    finally:
+        mount(UNMOUNT)
     if not running[DAEMONS[0]] and pid(DAEMONS[0]):
         for network in subprocess.check_output(["virsh", "net-list", "--name"], text=True, env=ENVIRONMENT).split():
             run("virsh", "net-destroy", network)  # ends its dnsmasq
