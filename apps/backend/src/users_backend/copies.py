@@ -239,9 +239,14 @@ class Hourly:
 
 
 def make_hourly(database: Path | Server, kept: Kept) -> None:
-    """Make a copy, then delete the hourly ones that need not stay. Raise StoreError."""
+    """Make a copy, unless this hour has one, and delete the hourly ones that need not stay. Raise StoreError."""
     try:
-        copy = make(database, HOURLY)
+        require(database)
+        with workplace(database) as work:
+            # Of another backend on the same database, while this one waited for the folder.
+            if any(copy.why == HOURLY and copy.made >= _hour() for copy in find(database)):
+                return
+            copy = _make(database, HOURLY, work)
     except StoreError as error:
         logger.error("The hourly copy was not made. %s", error)
         raise
@@ -249,6 +254,11 @@ def make_hourly(database: Path | Server, kept: Kept) -> None:
     hourly = [copy for copy in find(database) if copy.why == HOURLY]
     for old in set(hourly) - kept.choose(hourly):
         old.path.unlink()
+
+
+def _hour() -> datetime:
+    """When this hour began."""
+    return datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
 
 
 def _make(database: Path | Server, why: str, work: Path) -> Copy:

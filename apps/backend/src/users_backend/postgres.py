@@ -41,6 +41,7 @@ CONNECT_SECONDS = 3
 STATEMENT_SECONDS = 4
 
 logger = logging.getLogger(__name__)
+logging.getLogger("psycopg").setLevel(logging.CRITICAL)  # it tells of errors that it also raises, with users' names
 
 Row = tuple[Any, ...]
 Error = psycopg.Error
@@ -71,9 +72,10 @@ class Connection(psycopg.Connection[Row]):
                 ) from error
             raise
 
-    def is_lost(self, error: psycopg.Error) -> bool:
+    def is_lost(self, error: Exception) -> bool:
         """Whether the connection is of no more use. After its last message, the library may still take it for open."""
-        return self.closed or error.diag.severity_nonlocalized in ("FATAL", "PANIC")
+        last = isinstance(error, psycopg.Error) and error.diag.severity_nonlocalized in ("FATAL", "PANIC")
+        return self.closed or last
 
 
 def open_users(server: Server, **seconds: float) -> Connection:
@@ -195,12 +197,15 @@ class PostgresLane(Lane):
                 cursors = {index: connection.execute(group[index].sql, group[index].parameters) for index in order}
             if writes:
                 connection.commit()
-        except (psycopg.Error, Unknown) as error:
-            if isinstance(error, Unknown) or connection.is_lost(error):
+        except Unknown:
+            self._close()
+            raise
+        except Exception as error:
+            if connection.is_lost(error):
                 self._close()
-                raise error if isinstance(error, Unknown) else Lost(error) from error
+                raise Lost(error) from error
             connection.rollback()
-            if isinstance(error, (psycopg.IntegrityError, psycopg.DataError)):
+            if isinstance(error, (psycopg.IntegrityError, psycopg.DataError, ValueError)):
                 # A value that PostgreSQL refuses; the other statements go on.
                 return [error] if len(group) == 1 else [self._alone(statement) for statement in group]
             raise
