@@ -175,6 +175,24 @@ def test_a_query_that_takes_too_long_is_given_up(start_server, postgres, check_p
     check_problem(server.http.get("/users"), 503, "did not finish within 4 seconds")
 
 
+def test_a_full_disk_is_507(start_server, postgres, check_problem):
+    server = start_server(postgres.new())
+    works(server)
+    name = server.url.rpartition("/")[2]
+    # What the server says when it cannot make a file larger.
+    postgres.run(
+        "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql "
+        "AS $$ BEGIN RAISE 'could not extend file: No space left on device' USING ERRCODE = 'disk_full'; END $$",
+        name,
+    )
+    postgres.run("CREATE TRIGGER t BEFORE INSERT ON users FOR EACH ROW EXECUTE FUNCTION full_disk()", name)
+    full = "The disk of the server .* is full. Nothing was saved. Free some space"
+    check_problem(server.http.post("/users", json={"id": 2, "name": "Bia"}), 507, full)
+    assert server.http.get("/users").json() == [ANA]
+    postgres.run("DROP TRIGGER t ON users", name)
+    assert server.http.post("/users", json={"id": 2, "name": "Bia"}).status_code == 201
+
+
 def test_backends_that_start_together_make_one_schema_and_serve_the_same_users(start_server, postgres):
     url = postgres.new()
     with ThreadPoolExecutor(4) as pool:
