@@ -1,10 +1,12 @@
 """What can go wrong with a PostgreSQL server: each has a sentence, nothing is lost, and nobody restarts the backend."""
 
 import contextlib
+import gzip
 import itertools
 import random
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -14,7 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import psycopg
 import pytest
-from users_backend import copies, database, postgres, settings
+from users_backend import copies, database, settings
+from users_backend import postgres as pg
 
 ANA = {"id": 1, "name": "Ana"}
 
@@ -45,7 +48,7 @@ def works(server):
 
 
 def test_there_are_as_many_schema_versions_as_for_sqlite():
-    assert len(postgres.MIGRATIONS) == len(database.MIGRATIONS)
+    assert len(pg.MIGRATIONS) == len(database.MIGRATIONS)
 
 
 def test_a_server_that_comes_later_is_used_without_a_restart(start_server, own_postgres, check_problem):
@@ -77,8 +80,8 @@ def test_the_first_requests_after_a_restart_simply_work(start_server, own_postgr
         (lambda server: server.url("postgres", "wrong"), "does not let this user in .*password authentication failed"),
         (lambda server: server.url("nowhere"), "nowhere does not exist on its server. Create it with createdb"),
         (lambda server: server.new("ENCODING LATIN1 TEMPLATE template0"), "is encoded in LATIN1"),
-        (lambda server: f"postgresql://users:correct-horse@127.0.0.1:{free_port()}/x", "cannot be reached"),
-        (lambda server: "postgresql://users:correct-horse@no-such-host.invalid/x", "cannot be reached"),
+        (lambda server: f"postgresql://users:{server.PASSWORD}@127.0.0.1:{free_port()}/x", "cannot be reached"),
+        (lambda server: f"postgresql://users:{server.PASSWORD}@no-such-host.invalid/x", "cannot be reached"),
     ],
 )
 def test_what_does_not_lead_to_a_database_is_said_in_a_sentence(start_server, postgres, check_problem, url, words):
@@ -143,7 +146,7 @@ def test_sessions_are_durable_whatever_the_default_is(start_server, postgres):
 
 
 def postgres_connection(url):
-    return postgres.connect(settings.load({"DATABASE_URL": url}).database)
+    return pg.connect(settings.load({"DATABASE_URL": url}).database)
 
 
 def test_rows_that_another_program_holds_delay_a_write_and_no_read(start_server, postgres, check_problem):
@@ -210,6 +213,27 @@ def test_backends_that_start_together_make_one_schema_and_serve_the_same_users(s
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(change, servers)) == [{200}] * 4
     assert {user["name"] for user in servers[3].http.get("/users").json()} == {"Bia"}
+
+
+def test_an_older_schema_is_copied_and_then_brought_up_by_one_of_several_backends(
+    start_server, postgres, tmp_path, monkeypatch
+):
+    server = start_server(postgres.new())
+    works(server)
+    server.stop()
+    for module in (database, copies, pg):
+        newer = (*module.MIGRATIONS, "ALTER TABLE users ADD COLUMN note TEXT")
+        monkeypatch.setattr(module, "MIGRATIONS", newer)
+    with ThreadPoolExecutor(4) as pool:
+        for opened in pool.map(pg.open_users, [server.database] * 4):
+            with contextlib.closing(opened):
+                assert opened.execute("SELECT id, name, note FROM users").fetchall() == [(1, "Ana", None)]
+    [kept] = copies.find(server.database)
+    assert (kept.why, kept.users) == (copies.BEFORE_UPGRADE, 1)
+    (tmp_path / "kept.db").write_bytes(gzip.decompress(kept.path.read_bytes()))
+    with contextlib.closing(sqlite3.connect(tmp_path / "kept.db")) as before:
+        assert before.execute("PRAGMA user_version").fetchone() == (1,)
+        assert before.execute("SELECT * FROM users").fetchall() == [(1, "Ana", "ana")]
 
 
 # --- COMMIT without an answer --------------------------------------------------------

