@@ -77,7 +77,7 @@ def test_the_first_change_goes_from_the_database_to_the_form_and_back(tmp_path: 
     with reader.apps() as (backend, _):
         assert get(f"{backend}/users", '{"id": 1, "name": "before"}')[0] == 201
     output = follow(ROOT / "docs/first-change.md", tmp_path, reader.environment, reader.execute)
-    assert "2 passed" in output
+    assert "4 passed" in output  # two tests, each on both databases
     with reader.apps() as (backend, _):
         assert json.loads(get(f"{backend}/users")[1])[0] == {"id": 1, "name": "before"}
 

@@ -227,7 +227,7 @@ def test_openapi_is_true_about_bodies_and_answers(http):
     assert schema["required"] == ["id", "name"]
     assert schema["properties"]["id"] | {"minimum": 1, "maximum": MAX_ID} == schema["properties"]["id"]
     assert schema["properties"]["name"]["maxLength"] == 200
-    assert set(post["responses"]) == {"201", "403", "409", "413", "421", "422", "503", "507"}
+    assert set(post["responses"]) == {"201", "403", "409", "413", "421", "422", "503", "504", "507"}
     for status, answer in post["responses"].items():
         media_type = "application/json" if status == "201" else "application/problem+json"
         assert list(answer["content"]) == [media_type]

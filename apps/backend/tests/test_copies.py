@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 from users_backend import copies
 from users_backend.copies import HOURLY, Copy, Hourly, Kept
@@ -26,7 +27,7 @@ def admin(server, *arguments):
     """Run the program as a person does, beside the running server."""
     return subprocess.run(
         [sys.executable, "-W", "error", "-m", "users_backend.admin", *arguments],
-        env={"PYTHONPATH": ":".join(sys.path), "DATABASE_URL": f"sqlite:///{server.database}"},
+        env={"PYTHONPATH": ":".join(sys.path), **server.settings},
         capture_output=True,
         text=True,
         timeout=60,
@@ -41,6 +42,9 @@ def unpack(copy, folder):
 
 
 def ids(path):
+    if not isinstance(path, Path):
+        with psycopg.connect(**path.parameters) as server:
+            return {user_id for (user_id,) in server.execute("SELECT id FROM users")}
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         return {user_id for (user_id,) in connection.execute("SELECT id FROM users")}
@@ -82,8 +86,8 @@ class Writers:
             time.sleep(0.01)
 
 
-def test_a_copy_made_while_others_write_has_all_that_was_acknowledged_before(start_server, tmp_path):
-    server = start_server(LOG_LEVEL="warning")
+def test_a_copy_made_while_others_write_has_all_that_was_acknowledged_before(start_either, tmp_path):
+    server = start_either(LOG_LEVEL="warning")
     with Writers(server) as writers:
         for _ in range(3):
             writers.wait_for(100)
@@ -98,8 +102,8 @@ def test_a_copy_made_while_others_write_has_all_that_was_acknowledged_before(sta
     assert server.log.read_text() == ""  # a copy is no change by another program
 
 
-def test_a_restore_while_others_write_loses_nothing_that_was_acknowledged(start_server, tmp_path):
-    server = start_server(LOG_LEVEL="error")
+def test_a_restore_while_others_write_loses_nothing_that_was_acknowledged(start_either, tmp_path):
+    server = start_either(LOG_LEVEL="error")
     server.http.post("/users", json={"id": 1_000_000, "name": "Bia"})
     assert admin(server, "backup").returncode == 0
     with Writers(server) as writers:
@@ -115,8 +119,8 @@ def test_a_restore_while_others_write_loses_nothing_that_was_acknowledged(start_
     assert before & after == {1_000_000}
 
 
-def test_what_a_restore_replaced_can_be_restored(start_server):
-    server = start_server()
+def test_what_a_restore_replaced_can_be_restored(start_either):
+    server = start_either()
     server.http.post("/users", json={"id": 1, "name": "Ana"})
     assert admin(server, "backup").returncode == 0
     server.http.put("/users/1", json={"name": "Bia"})
@@ -157,8 +161,8 @@ def damaged(path):
         (lambda path: path.write_bytes(b"no database" * 1000), "is not a SQLite database"),
     ],
 )
-def test_a_copy_that_is_none_is_refused_and_nothing_changes(start_server, tmp_path, content, words):
-    server = start_server()
+def test_a_copy_that_is_none_is_refused_and_nothing_changes(start_either, tmp_path, content, words):
+    server = start_either()
     server.http.post("/users", json={"id": 1, "name": "Ana"})
     folder = copies.folder(server.database)
     folder.mkdir()
@@ -173,8 +177,8 @@ def test_a_copy_that_is_none_is_refused_and_nothing_changes(start_server, tmp_pa
 
 
 @pytest.mark.parametrize("cut", [0, 10, 100])
-def test_a_copy_that_is_cut_off_is_refused(start_server, cut):
-    server = start_server()
+def test_a_copy_that_is_cut_off_is_refused(start_either, cut):
+    server = start_either()
     server.http.post("/users", json={"id": 1, "name": "Ana"})
     copy = copies.make(server.database).path
     copy.write_bytes(copy.read_bytes()[:cut])
@@ -231,8 +235,8 @@ def test_without_a_database_or_a_copy_it_says_what_to_do(start_server):
     assert result.stderr == f"There is no database {server.database} yet, so there is nothing to copy.\n"
 
 
-def test_the_list_shows_time_users_and_size_newest_first(start_server):
-    server = start_server()
+def test_the_list_shows_time_users_and_size_newest_first(start_either):
+    server = start_either()
     for user_id in (1, 2):
         server.http.post("/users", json={"id": user_id, "name": "Ana"})
         assert admin(server, "backup").returncode == 0
@@ -241,8 +245,8 @@ def test_the_list_shows_time_users_and_size_newest_first(start_server):
     assert "make restore COPY=newest" in lines[-1]
 
 
-def test_what_a_killed_one_left_is_cleared_away(start_server):
-    server = start_server()
+def test_what_a_killed_one_left_is_cleared_away(start_either):
+    server = start_either()
     left = copies.folder(server.database) / ".work"
     left.mkdir(parents=True)
     (left / "copy.db").write_bytes(b"half of it")
@@ -433,8 +437,8 @@ def test_of_hourly_copies_stay_the_last_ones_of_hours_days_and_weeks():
     assert Kept(0, 0, 0).choose(year) == set()
 
 
-def test_the_hourly_copy_replaces_older_ones_and_touches_no_other(start_server, tmp_path):
-    server = start_server()
+def test_the_hourly_copy_replaces_older_ones_and_touches_no_other(start_either, tmp_path):
+    server = start_either()
     server.stop()
     by_hand = copies.make(server.database).path
     old = by_hand.with_name("users-20261124T010000Z-1-hourly.db.gz")
@@ -465,6 +469,14 @@ def test_the_server_makes_one_soon_after_its_start_if_the_last_hour_has_none(sta
     assert len(copies.find(server.database)) == 1
 
 
+def test_of_several_backends_on_one_server_one_makes_the_hourly_copy(postgres, start_server):
+    servers = [start_server(url) for url in [postgres.new()] * 2]
+    with ThreadPoolExecutor() as pool:
+        for done in [pool.submit(copies.make_hourly, server.database, Kept(24, 7, 4)) for server in servers * 2]:
+            done.result()
+    assert [copy.why for copy in copies.find(servers[0].database)] == [HOURLY]
+
+
 def test_a_copy_that_cannot_be_made_is_logged_and_leaves_nothing(start_server, caplog):
     server = start_server()
     server.stop()
@@ -477,8 +489,8 @@ def test_a_copy_that_cannot_be_made_is_logged_and_leaves_nothing(start_server, c
     assert copies.find(server.database) == []
 
 
-def test_the_end_of_the_server_waits_for_no_export(start_server, monkeypatch):
-    server = start_server()
+def test_the_end_of_the_server_waits_for_no_export(start_either, monkeypatch):
+    server = start_either()
     monkeypatch.setattr(copies, "FIRST_SECONDS", 0.01)
     monkeypatch.setattr(copies, "CLOSE_SECONDS", 0.2)
     with copies.workplace(server.database):  # as an export whose reader is a person

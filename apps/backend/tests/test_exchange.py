@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 
@@ -18,7 +19,7 @@ def admin(server, http):
     def run(*arguments, text=b""):
         return subprocess.run(
             [sys.executable, "-W", "error", "-m", "users_backend.admin", *arguments],
-            env={"PYTHONPATH": ":".join(sys.path), "DATABASE_URL": f"sqlite:///{server.database}", "LC_ALL": "C"},
+            env={"PYTHONPATH": ":".join(sys.path), **server.settings, "LC_ALL": "C"},
             input=text.encode() if isinstance(text, str) else text,
             capture_output=True,
             timeout=60,
@@ -51,22 +52,46 @@ def test_what_is_exported_is_read_by_others_and_imported_again(admin, http, form
     assert (again.returncode, again.stdout) == (0, b"0 users saved, 4 there already, 0 refused.\n")
 
 
-def test_the_shell_answers_and_changes_nothing(admin, http):
+@pytest.mark.parametrize(
+    ("server", "words", "attempts"),
+    [
+        (
+            "sqlite",
+            "SQLite",
+            {
+                "DELETE FROM users;": "attempt to write a readonly database",
+                "ATTACH 'x.db' AS x;": "too many attached databases - max 0",
+                "SELEC;": 'near "SELEC": syntax error',
+            },
+        ),
+        (
+            "postgres",
+            "PostgreSQL",
+            {
+                "DELETE FROM users;": "cannot execute DELETE in a read-only transaction",
+                "SELECT 1; DELETE FROM users;": "cannot insert multiple commands into a prepared statement",
+                "COMMIT;": "",
+                "TRUNCATE users;": "cannot execute TRUNCATE TABLE in a read-only transaction",
+                "SET TRANSACTION READ WRITE;": "",
+                "DROP TABLE users;": "cannot execute DROP TABLE in a read-only transaction",
+                "DO $$ BEGIN COMMIT; DELETE FROM users; END $$;": "invalid transaction termination",
+                "SELEC;": 'syntax error at or near "SELEC"',
+            },
+        ),
+    ],
+    indirect=["server"],
+    ids=["sqlite", "postgres"],
+)
+def test_the_shell_answers_and_changes_nothing(admin, http, words, attempts):
     for user_id, name in NAMES.items():
         http.post("/users", json={"id": user_id, "name": name})
-    result = admin(
-        "db",
-        text="SELECT id, name\nFROM users WHERE id < 3;\nDELETE FROM users;\nATTACH 'x.db' AS x;\nSELEC;\nSELECT 'end';\n",
-    )
-    lines = result.stdout.decode().replace("sqlite> ", "").replace("   ...> ", "").splitlines()
-    assert lines[1:] == [
-        "1|Ana",
-        f"2|{NAMES[2]}",
-        "Error: attempt to write a readonly database",
-        "Error: too many attached databases - max 0",
-        'Error: near "SELEC": syntax error',
-        "end",
-    ]
+    asked = ["SELECT id, name", "FROM users WHERE id < 3 ORDER BY id;", *attempts, "SELECT 'end';", ""]
+    result = admin("db", text="\n".join(asked))
+    title, *lines = re.sub(r"(sqlite|postgresql| +\.\.\.)> ", "", result.stdout.decode()).splitlines()
+    assert title.startswith(words)
+    errors = [line for line in lines[2:-1] if line.startswith("Error: ")]
+    assert [*lines[:2], lines[-1]] == ["1|Ana", f"2|{NAMES[2]}", "end"]
+    assert [error.removeprefix("Error: ") for error in errors] == [words for words in attempts.values() if words]
     assert users(http) == NAMES
 
 

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 from users_backend import settings
 
 
@@ -64,6 +65,8 @@ def test_a_busy_port_is_refused_in_one_line():
         ("DATABASE_URL", ""),
         ("DATABASE_URL", "users.db"),
         ("DATABASE_URL", "postgresql://db/users"),
+        ("DATABASE_URL", "postgresql://db:5432/users"),
+        ("DATABASE_URL", "postgresql:///users"),
         ("DATABASE_URL", "sqlite://"),
         ("DATABASE_URL", "sqlite:///"),
         ("DATABASE_URL", "sqlite:///:memory:"),
@@ -77,6 +80,8 @@ def test_a_busy_port_is_refused_in_one_line():
         ("PORT", "-1"),
         ("PORT", "80.0"),
         ("PORT", "٨٠"),
+        ("COPIES_DIR", ""),
+        ("COPIES_DIR", "backups"),
         ("LOG_LEVEL", "INFO"),
         ("LOG_LEVEL", "verbose"),
     ],
@@ -85,6 +90,54 @@ def test_a_bad_value_names_the_key_the_value_and_what_is_allowed(key, value):
     with pytest.raises(settings.SettingsError) as caught:
         settings.load({key: value})
     assert str(caught.value) == f"{key}={value!r} is not allowed. Use {settings.ALLOWED[key]}."
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "postgresql://ana:s3cret/x@db/users",
+        "postgresql://ana:s3cret@db.example",
+        "postgresql://ana:s3cret%zz@db.example/users",
+        "postgresql://ana:s3cret@db.example:70000/users",
+        "postgresql://ana:s3cret@db.example/users?host=other",
+        "postgresql://ana@db/users?password=s3cret",
+        "postgres//ana:s3cret@db.example/users",
+        "mysql://ana:s3cret@db.example/users",
+    ],
+)
+def test_a_bad_url_is_refused_without_its_password(value):
+    with pytest.raises(
+        settings.SettingsError, match="is not allowed. Use sqlite.* or postgresql://user@host"
+    ) as caught:
+        settings.load({"DATABASE_URL": value})
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown", "parameters"),
+    [
+        (
+            "postgresql://ana@db/users",
+            "postgresql://ana@db:5432/users",
+            {"user": "ana", "host": "db", "dbname": "users"},
+        ),
+        (
+            f"postgres://ana:{'p%40s%3As'}@[::1]:5433/u%20s?sslmode=require",
+            "postgresql://ana@[::1]:5433/u%20s",
+            {"user": "ana", "password": "p@s:s", "host": "::1", "port": "5433", "dbname": "u s", "sslmode": "require"},
+        ),
+        (
+            "postgresql://ana@%2Frun%2Fpostgresql/users",
+            "postgresql://ana@%2Frun%2Fpostgresql:5432/users",
+            {"user": "ana", "host": "/run/postgresql", "dbname": "users"},
+        ),
+    ],
+)
+def test_the_url_of_a_server_is_read_as_libpq_does_and_shown_without_its_password(value, shown, parameters):
+    server = settings.load({"DATABASE_URL": value, "COPIES_DIR": "/copies"}).database
+    assert (str(server), str(server.copies), dict(server.parameters)) == (shown, "/copies", parameters)
+    assert conninfo_to_dict(value) == parameters
+    assert "p@s" not in repr(server)
 
 
 def test_the_defaults_are_allowed():

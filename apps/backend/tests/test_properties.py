@@ -9,12 +9,14 @@ import tempfile
 import unicodedata
 from pathlib import Path
 
+import psycopg
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 from users_backend import store
-from users_backend.store import Store
+from users_backend.settings import load
+from users_backend.store import open_store
 from users_backend.users import MAX_ID, User, fold
 
 # Few, so that operations meet each other.
@@ -59,6 +61,9 @@ def expect(model, operation, user):
 
 
 def read(path, query="SELECT id, name FROM users ORDER BY id"):
+    if not isinstance(path, Path):
+        with psycopg.connect(**path.parameters) as connection:
+            return connection.execute(query).fetchall()
     with contextlib.closing(sqlite3.connect(path)) as connection:
         return connection.execute(query).fetchall()
 
@@ -72,6 +77,10 @@ class StoreBesideDict(RuleBasedStateMachine):
         self.resources = contextlib.ExitStack()
         self.folder = Path(self.resources.enter_context(tempfile.TemporaryDirectory()))
         self.loop = self.resources.enter_context(asyncio.Runner())
+        self.begin()
+
+    def begin(self):
+        """Open a store without users."""
         self.open(self.new_folder() / "users.db")
 
     def teardown(self):
@@ -80,8 +89,9 @@ class StoreBesideDict(RuleBasedStateMachine):
     def new_folder(self):
         return Path(tempfile.mkdtemp(dir=self.folder))
 
-    def open(self, path):
-        self.store = Store(path)
+    def open(self, database):
+        self.database = database
+        self.store = open_store(database, lambda writes: None)
         self.resources.callback(lambda opened: self.loop.run(opened.close()), self.store)
         self.loop.run(self.store.check())
 
@@ -93,9 +103,12 @@ class StoreBesideDict(RuleBasedStateMachine):
             return await asyncio.gather(*(ask(self.store, *operation) for operation in operations))
 
         answers = self.loop.run(together())
-        copy = shutil.copy(self.store.path, self.new_folder())
         assert answers == [expect(self.model, *operation) for operation in operations]
-        assert read(copy) == sorted(self.model.items())
+        assert read(self.seen_by_others()) == sorted(self.model.items())
+
+    def seen_by_others(self):
+        """Where all that is acknowledged must be found: in the .db file, and not beside it."""
+        return Path(shutil.copy(self.database, self.new_folder()))
 
     @rule(user_id=IDS)
     def get(self, user_id):
@@ -114,11 +127,34 @@ class StoreBesideDict(RuleBasedStateMachine):
     @rule()
     def crash(self):
         """Go on with the files as a crash now would leave them: nothing is closed before they are copied."""
-        folder = shutil.copytree(self.store.path.parent, self.new_folder(), dirs_exist_ok=True)
+        folder = shutil.copytree(self.database.parent, self.new_folder(), dirs_exist_ok=True)
         self.open(folder / "users.db")
         assert len(self.loop.run(self.store.find(limit=100))) == len(self.model)
-        assert read(self.store.path) == sorted(self.model.items())
-        assert read(self.store.path, "PRAGMA integrity_check") == [("ok",)]
+        assert read(self.database) == sorted(self.model.items())
+        assert read(self.database, "PRAGMA integrity_check") == [("ok",)]
+
+
+class PostgresBesideDict(StoreBesideDict):
+    """The same for PostgreSQL; a crash is that of its connections."""
+
+    url = ""
+
+    def begin(self):
+        server = load({"DATABASE_URL": self.url}).database
+        self.open(server)
+        with psycopg.connect(**server.parameters) as connection:
+            connection.execute("TRUNCATE users")
+
+    def seen_by_others(self):
+        return self.database
+
+    @rule()
+    def crash(self):
+        with psycopg.connect(**self.database.parameters) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'users-backend'"
+            )
+        assert len(self.loop.run(self.store.find(limit=100))) == len(self.model)
 
 
 @pytest.mark.timeout(400)  # it passes in seconds; finding the smallest failure takes long
@@ -126,4 +162,13 @@ def test_the_store_holds_what_a_dict_would_also_after_crashes(monkeypatch):
     monkeypatch.setattr(store, "SLICE", 2)  # so that few users are many slices
     run_state_machine_as_test(
         StoreBesideDict, settings=settings(max_examples=150, stateful_step_count=15, deadline=None)
+    )
+
+
+@pytest.mark.timeout(400)
+def test_postgresql_does_so_too(postgres, monkeypatch):
+    monkeypatch.setattr(store, "SLICE", 2)
+    monkeypatch.setattr(PostgresBesideDict, "url", postgres.new())
+    run_state_machine_as_test(
+        PostgresBesideDict, settings=settings(max_examples=30, stateful_step_count=15, deadline=None)
     )

@@ -1,14 +1,16 @@
-"""The store by itself: batches, failures of one and of all, a full queue."""
+"""The stores by themselves: batches, failures of one and of all, a full queue."""
 
 import asyncio
 import contextlib
 import sqlite3
 import threading
+from pathlib import Path
 
+import psycopg
 import pytest
-from users_backend import copies, store
+from users_backend import copies, settings, store
 from users_backend.database import Database, DiskFull, StoreError
-from users_backend.store import Store
+from users_backend.store import Store, open_store
 from users_backend.users import User
 
 
@@ -17,9 +19,17 @@ def path(tmp_path):
     return tmp_path / "users.db"
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request, path):
+    """One of each."""
+    if request.param == "sqlite":
+        return path
+    return settings.load({"DATABASE_URL": request.getfixturevalue("postgres").new()}).database
+
+
 @contextlib.asynccontextmanager
-async def open_store(path, **options):
-    opened = Store(path, **options)
+async def opening(database, on_commit=lambda writes: None):
+    opened = open_store(database, on_commit)
     try:
         await opened.check()
         yield opened
@@ -32,6 +42,9 @@ def user(user_id, name="Ana"):
 
 
 def rows(path):
+    if not isinstance(path, Path):
+        with psycopg.connect(**path.parameters) as connection:
+            return connection.execute("SELECT id, name FROM users ORDER BY id").fetchall()
     with contextlib.closing(sqlite3.connect(path)) as connection:
         return connection.execute("SELECT id, name FROM users ORDER BY id").fetchall()
 
@@ -46,21 +59,33 @@ def foreign_lock(path, *statements):
         connection.rollback()
 
 
-async def held_together(path, opened, *operations):
+@contextlib.contextmanager
+def held(database):
+    """Nothing is saved meanwhile."""
+    if isinstance(database, Path):
+        with foreign_lock(database, "BEGIN EXCLUSIVE"):
+            yield
+    else:
+        with psycopg.connect(**database.parameters) as connection:
+            connection.execute("LOCK TABLE users")
+            yield
+
+
+async def held_together(database, opened, *operations):
     """Run the operations as one batch: a lock keeps them all until the last has come."""
-    with foreign_lock(path, "BEGIN EXCLUSIVE"):
+    with held(database):
         tasks = [asyncio.create_task(operation) for operation in operations]
         await asyncio.sleep(0.1)
     return await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def test_waiting_writes_share_one_commit_and_each_gets_its_own_answer(path):
+def test_waiting_writes_share_one_commit_and_each_gets_its_own_answer(database):
     commits = []
 
     async def scenario():
-        async with open_store(path, on_commit=commits.append) as opened:
+        async with opening(database, on_commit=commits.append) as opened:
             return await held_together(
-                path,
+                database,
                 opened,
                 opened.add(user(1)),
                 opened.add(user(1, "Bia")),
@@ -72,16 +97,16 @@ def test_waiting_writes_share_one_commit_and_each_gets_its_own_answer(path):
 
     assert asyncio.run(scenario()) == [True, False, True, True, False, False]
     assert commits == [6]
-    assert rows(path) == [(1, "Ana"), (2, "Eva")]
+    assert rows(database) == [(1, "Ana"), (2, "Eva")]
 
 
-def test_a_write_that_sqlite_refuses_fails_alone(path):
+def test_a_write_that_the_database_refuses_fails_alone(database):
     insert = "INSERT INTO users (id, name, name_folded) VALUES (?, ?, '')"
 
     async def scenario():
-        async with open_store(path) as opened:
+        async with opening(database) as opened:
             return await held_together(
-                path,
+                database,
                 opened,
                 opened.add(user(1)),
                 opened._write(insert, 2**63, "too large"),
@@ -91,19 +116,16 @@ def test_a_write_that_sqlite_refuses_fails_alone(path):
             )
 
     answers = asyncio.run(scenario())
-    assert [type(answer) for answer in answers] == [
-        bool,
-        OverflowError,
-        sqlite3.IntegrityError,
-        UnicodeEncodeError,
-        bool,
-    ]
-    assert rows(path) == [(1, "Ana"), (2, "Ana")]
+    refused = [OverflowError, sqlite3.IntegrityError, UnicodeEncodeError]
+    if not isinstance(database, Path):
+        refused = [psycopg.errors.NumericValueOutOfRange, psycopg.errors.CheckViolation, UnicodeEncodeError]
+    assert [type(answer) for answer in answers] == [bool, *refused, bool]
+    assert rows(database) == [(1, "Ana"), (2, "Ana")]
 
 
 def test_a_full_disk_fails_the_write_keeps_nothing_of_it_and_the_next_one_works(path):
     async def scenario():
-        async with open_store(path) as opened:
+        async with opening(path) as opened:
             await opened._write("PRAGMA max_page_count = 1")  # no more than it has now
             many = [opened.add(user(n, "x" * 200)) for n in range(1, 301)]
             answers = await asyncio.gather(*many, return_exceptions=True)
@@ -124,7 +146,7 @@ def test_a_failed_commit_fails_its_whole_batch_and_the_next_one_works(path, monk
     monkeypatch.setattr(store, "LOCK_SECONDS", 0.1)
 
     async def scenario():
-        async with open_store(path) as opened:
+        async with opening(path) as opened:
             # A reader lets the batch write, and stops it at COMMIT.
             with foreign_lock(path, "BEGIN", "SELECT * FROM users"):
                 answers = await asyncio.gather(*(opened.add(user(n)) for n in range(1, 10)), return_exceptions=True)
@@ -138,41 +160,41 @@ def test_a_failed_commit_fails_its_whole_batch_and_the_next_one_works(path, monk
     assert rows(path) == [(100, "Ana")]
 
 
-def test_a_full_queue_refuses_and_answers_what_it_accepted(path, monkeypatch):
+def test_a_full_queue_refuses_and_answers_what_it_accepted(database, monkeypatch):
     monkeypatch.setattr(store, "QUEUE_SIZE", 3)
 
     async def scenario():
-        async with open_store(path) as opened:
-            return await held_together(path, opened, *(opened.add(user(n)) for n in range(1, 6)))
+        async with opening(database) as opened:
+            return await held_together(database, opened, *(opened.add(user(n)) for n in range(1, 6)))
 
     answers = asyncio.run(scenario())
     assert answers[:3] == [True] * 3
     assert ["Too many requests" in str(answer) for answer in answers[3:]] == [True, True]
 
 
-def test_close_answers_what_waits(path):
+def test_close_answers_what_waits(database):
     async def scenario():
-        opened = Store(path)
+        opened = open_store(database, lambda writes: None)
         tasks = [asyncio.create_task(opened.add(user(n))) for n in range(1, 101)]
         await asyncio.sleep(0)
         await opened.close()
         return await asyncio.gather(*tasks)
 
     assert asyncio.run(scenario()) == [True] * 100
-    assert len(rows(path)) == 100
+    assert len(rows(database)) == 100
     assert "store" not in [thread.name for thread in threading.enumerate()]
 
 
-def test_a_caller_that_has_gone_away_does_not_disturb_the_others(path):
+def test_a_caller_that_has_gone_away_does_not_disturb_the_others(database):
     async def scenario():
-        async with open_store(path) as opened:
+        async with opening(database) as opened:
             gone = asyncio.create_task(opened.add(user(1)))
             await asyncio.sleep(0)
             gone.cancel()
             assert await opened.add(user(2))
 
     asyncio.run(scenario())
-    assert rows(path)[-1] == (2, "Ana")
+    assert rows(database)[-1] == (2, "Ana")
 
 
 def test_what_was_committed_into_a_file_that_is_replaced_meanwhile_is_not_acknowledged(path, tmp_path):
@@ -181,7 +203,7 @@ def test_what_was_committed_into_a_file_that_is_replaced_meanwhile_is_not_acknow
     slow = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000000) SELECT count(*) FROM n"
 
     async def scenario():
-        async with open_store(path) as opened:
+        async with opening(path) as opened:
             first = asyncio.create_task(opened.add(user(1)))
             # The same transaction, and so slow that the file can be replaced before its COMMIT.
             second = asyncio.create_task(opened._write(f"UPDATE users SET name = '' WHERE ({slow}) = 0"))
@@ -211,7 +233,7 @@ def test_a_file_that_sqlite_finds_replaced_is_kept_too(path, tmp_path, monkeypat
         return result
 
     async def scenario():
-        async with open_store(path) as opened:
+        async with opening(path) as opened:
             assert await opened.add(user(1))
             monkeypatch.setattr(Store, "_look", replace_after_look)
             with pytest.raises(StoreError, match="replaced at this very moment"):

@@ -92,15 +92,19 @@ def said_by_backend() -> Iterator[str]:
     Those of the commands for copies and files are met in a terminal, never in a page.
     """
     backend = SOURCE.parents[2] / "backend/src/users_backend"
-    for file in {*backend.glob("*.py")} - {backend / f"{name}.py" for name in ("admin", "copies", "exchange")}:
+    for file in {*backend.glob("*.py")} - {
+        backend / f"{name}.py" for name in ("admin", "copies", "exchange", "migrate")
+    }:
         for node in ast.walk(ast.parse(file.read_text())):
             match node:
                 case ast.Call(
-                    func=ast.Name(id="StoreError" | "DiskFull" | "Damaged"), args=[ast.Constant(value=sentence)]
+                    func=ast.Name(id="StoreError" | "DiskFull" | "Damaged" | "Unknown"),
+                    args=[ast.Constant(value=sentence)],
                 ):
                     yield sentence
                 case ast.Call(
-                    func=ast.Name(id="StoreError" | "DiskFull" | "Damaged"), args=[ast.JoinedStr(values=parts)]
+                    func=ast.Name(id="StoreError" | "DiskFull" | "Damaged" | "Unknown"),
+                    args=[ast.JoinedStr(values=parts)],
                 ):
                     yield "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in parts)
 
@@ -189,7 +193,7 @@ def every_page(app: Any, client: Any, stand_in: Any, monkeypatch: pytest.MonkeyP
     yield client.get("/users/7/edit").text
     yield client.get("/users/7/delete").text
 
-    for status in (409, 422, 500, 503, 507):
+    for status in (409, 422, 500, 503, 504, 507):
         stand_in.say("POST /users", status, said)
         yield post()
     stand_in.say("POST /users", 422, {"detail": "BACKEND WORDS"})

@@ -235,6 +235,14 @@ def test_a_backend_that_cannot_save_is_503(client: Any, stand_in: Any, status: i
     assert "Nothing was changed." in answer.text
 
 
+def test_a_database_that_was_lost_while_it_saved_is_504_and_leaves_the_outcome_open(client: Any, stand_in: Any) -> None:
+    stand_in.say("POST /users", 504, problem(504, "x"))
+    answer = post(client)
+    assert answer.status_code == 504
+    assert "broke while the change was being saved" in answer.text
+    assert UNKNOWN in answer.text
+
+
 def test_a_timeout_is_504_and_leaves_the_outcome_open(client: Any, stand_in: Any) -> None:
     stand_in.say("POST /users", 201, {"id": 1, "name": "Ana"}, pause=1.3)
     answer = post(client)

@@ -5,11 +5,15 @@ import logging
 import os
 import sqlite3
 import sys
-from contextlib import closing, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from users_backend import copies, exchange, settings
 from users_backend.database import StoreError
+from users_backend.settings import Server
 
 
 def main() -> int:
@@ -31,9 +35,13 @@ def main() -> int:
         action = actions.add_parser(name, help=text)
         action.add_argument("format", choices=exchange.FORMATS)
     action.add_argument("--all-or-nothing", action="store_true", help="save none when one cannot be saved")
+    move = actions.add_parser("migrate", help="copy the users of a SQLite file into an empty PostgreSQL database")
+    move.add_argument("target", metavar="TARGET_URL", help="as DATABASE_URL, postgresql://user@host:port/database")
     arguments = parser.parse_args()
     try:
-        database = settings.load(os.environ).database.absolute()
+        database = settings.load(os.environ).database
+        if isinstance(database, Path):
+            database = database.absolute()
         if arguments.action == "backup":
             print(backup(database))
         elif arguments.action == "list":
@@ -45,6 +53,8 @@ def main() -> int:
         elif arguments.action == "export":
             with open(1, "w", encoding="utf-8", newline="", closefd=False) as output:
                 exchange.export(database, arguments.format, output)
+        elif arguments.action == "migrate":
+            move_to_postgres(database, arguments.target)
         else:
             return take_in(database, arguments.format, arguments.all_or_nothing)
     except (settings.SettingsError, StoreError) as error:
@@ -53,13 +63,13 @@ def main() -> int:
     return 0
 
 
-def backup(database: Path) -> str:
+def backup(database: Path | Server) -> str:
     """Make a copy; what to tell of it."""
     copy = copies.make(database)
     return f"{_users(copy.users)} copied to {copy.path} ({_size(copy.path)})."
 
 
-def listing(database: Path) -> str:
+def listing(database: Path | Server) -> str:
     """A line for each copy, and what can be done with them."""
     found = copies.find(database)
     if not found:
@@ -73,7 +83,7 @@ def listing(database: Path) -> str:
     )
 
 
-def put_back(database: Path, name: str) -> str:
+def put_back(database: Path | Server, name: str) -> str:
     """Restore the newest copy, or that of this name; what to tell of it."""
     found = {copy.path.name: copy for copy in copies.find(database)}
     # The newest of the present users: what a restore kept is not meant.
@@ -90,27 +100,62 @@ def put_back(database: Path, name: str) -> str:
     return f"{text} The damaged file is {kept}; what can be read of it: sqlite3 {kept.name} .recover"
 
 
-def shell(database: Path) -> None:
+def shell(database: Path | Server) -> None:
     """Read SQL and print the rows, separated by bars, until the input ends. The file is open for reading only."""
     copies.require(database)
-    with copies.explained(database), closing(copies.connect(database, "ro")) as connection:
-        print(f"SQLite {sqlite3.sqlite_version}, for reading only. Try: SELECT * FROM users LIMIT 5;   Ctrl-D ends it.")
-        connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)  # ATTACH could open the same file for writing
+    with copies.explained(database), ExitStack() as stack:
+        failure: type[Exception]
+        if isinstance(database, Server):
+            from users_backend import postgres
+
+            server = stack.enter_context(closing(postgres.connect(database)))
+            [[version]] = postgres.ask(server, "SHOW server_version")
+            title, failure = f"PostgreSQL {version}", postgres.Error
+            ask: Callable[[str], list[Any]] = partial(postgres.ask, server)
+        else:
+            file = stack.enter_context(closing(copies.connect(database, "ro")))
+            file.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)  # ATTACH could open the same file for writing
+            title, failure = f"SQLite {sqlite3.sqlite_version}", sqlite3.Error
+            ask = lambda sql: file.execute(sql).fetchall()  # at once: until the last row, writers wait
+        print(f"{title}, for reading only. Try: SELECT * FROM users LIMIT 5;   Ctrl-D ends it.")
+        prompt = title.split()[0].lower()
         statement = ""
         with suppress(EOFError, KeyboardInterrupt):
             while True:
-                statement += input("   ...> " if statement else "sqlite> ") + "\n"
+                statement += input("...> ".rjust(len(prompt) + 2) if statement else f"{prompt}> ") + "\n"
                 if sqlite3.complete_statement(statement):
                     try:
-                        rows = connection.execute(statement).fetchall()  # at once: until the last row, writers wait
-                    except sqlite3.Error as error:
+                        rows = ask(statement)
+                    except failure as error:
                         rows = [(f"Error: {error}",)]
                     for row in rows:
                         print(*row, sep="|")
                     statement = ""
 
 
-def take_in(database: Path, form: str, all_or_nothing: bool) -> int:
+def move_to_postgres(database: Path | Server, url: str) -> None:
+    """Copy all users, prove it, and let nobody write into the file until the standard input has a line, or ends."""
+    target = settings.load({**os.environ, "DATABASE_URL": url}).database
+    if isinstance(database, Server) or not isinstance(target, Server):
+        raise StoreError("migrate goes from a SQLite file, which DATABASE_URL names, to a PostgreSQL server.")
+    copies.require(database)
+    from users_backend import migrate
+
+    with migrate.moved(database, target) as (before, after):
+        print(f"{before}  {database}\n{after}  {target}")
+        print(
+            "All users are on the server. The file is as it was; nobody can write into it while this waits, and reading "
+            f"goes on.\nNow set DATABASE_URL to {target}, and provision in another terminal; the backend's restart ends "
+            "this, and no user is lost.\nTo give up: press Enter. Writes then go on in the file, and the server "
+            "does not get them.",
+            flush=True,
+        )
+        with suppress(KeyboardInterrupt):
+            sys.stdin.readline()
+    print(f"Writes go on in {database}. Empty {target} before you copy again.")
+
+
+def take_in(database: Path | Server, form: str, all_or_nothing: bool) -> int:
     """Save the users of the standard input and say what became of them; the exit status, 1 where one was refused."""
 
     def refuse(reason: str) -> None:

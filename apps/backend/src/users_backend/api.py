@@ -23,7 +23,7 @@ from users_backend.metrics import Metrics
 from users_backend.problems import Problem
 from users_backend.routing import Route
 from users_backend.settings import Settings
-from users_backend.store import Store
+from users_backend.store import Users, open_store
 from users_backend.users import MAX_ID, MAX_NAME, NewName, PlainDigits, User
 
 UserId = Annotated[int, Path(alias="id", ge=1, le=MAX_ID), PlainDigits]
@@ -37,8 +37,8 @@ def _header(status: int, name: str, description: str, *, required: bool) -> dict
     return {status: {"headers": {name: header}}}
 
 
-def _store(request: Request) -> Store:
-    store: Store = request.app.state.store
+def _store(request: Request) -> Users:
+    store: Users = request.app.state.store
     return store
 
 
@@ -81,7 +81,7 @@ async def list_users(
     status_code=201,
     response_model=User,
     responses=_header(201, "Location", "Address of the new user", required=True)
-    | problems.responses(403, 409, 413, 422, 503, 507),
+    | problems.responses(403, 409, 413, 422, 503, 504, 507),
 )
 async def add_user(request: Request, user: User) -> Response:
     """Add a user. The id is yours to choose, from 1 to 2^53-1.
@@ -107,7 +107,7 @@ async def get_user(request: Request, user_id: UserId) -> Response:
     return _json(user)
 
 
-@router.put("/users/{id}", response_model=User, responses=problems.responses(403, 404, 413, 422, 503, 507))
+@router.put("/users/{id}", response_model=User, responses=problems.responses(403, 404, 413, 422, 503, 504, 507))
 async def rename_user(request: Request, user_id: UserId, change: NewName) -> Response:
     """Give a user another name."""
     user = User.model_construct(id=user_id, name=change.name)
@@ -116,7 +116,7 @@ async def rename_user(request: Request, user_id: UserId, change: NewName) -> Res
     return _json(user.model_dump_json())
 
 
-@router.delete("/users/{id}", status_code=204, responses=problems.responses(403, 404, 422, 503, 507))
+@router.delete("/users/{id}", status_code=204, responses=problems.responses(403, 404, 422, 503, 504, 507))
 async def remove_user(request: Request, user_id: UserId) -> Response:
     """Delete a user."""
     if not await _store(request).remove(user_id):
@@ -165,7 +165,7 @@ def create_app(settings: Settings) -> Application:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.store = Store(settings.database, on_commit=metrics.commit)
+        app.state.store = open_store(settings.database, metrics.commit)
         metrics.watch(app.state.store)
         # Open the file now. When that fails the log has the reason, and the
         # next request tries again.

@@ -1,6 +1,7 @@
 """Copies of the database: made while it is in use, checked before they count, thinned out, and put back.
 
-They lie in the folder `backups` beside the database, compressed with gzip. A name says when a copy was
+They lie in the folder `backups` beside a SQLite file, and those of PostgreSQL in COPIES_DIR; each is a SQLite
+file compressed with gzip, wherever the users come from, and so can be restored into either database. A name says when a copy was
 made (UTC), how many users it holds and, in some, why: `users-20261124T130000Z-250-hourly.db.gz`.
 """
 
@@ -19,9 +20,16 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from users_backend.database import MIGRATIONS, Damaged, Database, StoreError, damaged, explain, hold
+from users_backend.settings import Server
+
+if TYPE_CHECKING:
+    from users_backend import postgres
+
+    Connection = sqlite3.Connection | postgres.Connection
 
 HOURLY = "hourly"  # made by the server itself, which also deletes them; the others stay
 BEFORE_RESTORE = "before-restore"
@@ -71,26 +79,26 @@ class Kept:
         return chosen
 
 
-def folder(database: Path) -> Path:
+def folder(database: Path | Server) -> Path:
     """Where the copies of a database lie."""
-    return database.parent / "backups"
+    return database.copies if isinstance(database, Server) else database.parent / "backups"
 
 
-def find(database: Path) -> list[Copy]:
+def find(database: Path | Server) -> list[Copy]:
     """The copies of a database, the newest first."""
     matches = [(path, match) for path in folder(database).glob("*") if (match := _NAME.fullmatch(path.name))]
     copies = [Copy(path, _time(match[1]), int(match[2]), match[3] or "") for path, match in matches]
     return sorted(copies, key=lambda copy: copy.made, reverse=True)
 
 
-def make(database: Path, why: str = "") -> Copy:
+def make(database: Path | Server, why: str = "") -> Copy:
     """Copy a database, which may be in use. Raise StoreError; then there is no copy."""
     require(database)
     with workplace(database) as work:
         return _make(database, why, work)
 
 
-def restore(database: Path, copy: Path) -> Path | None:
+def restore(database: Path | Server, copy: Path) -> Path | None:
     """Put a copy in the place of a database, which may be in use; where what was there before is kept.
 
     The copy is checked first and brought to the present schema. Raise StoreError; then nothing has changed.
@@ -101,6 +109,8 @@ def restore(database: Path, copy: Path) -> Path | None:
         check(restored, copy)
         with closing(Database(restored)):
             pass
+        if isinstance(database, Server):
+            return _exchange_on_server(database, restored, work)
         if not _is_there(database):
             # A server that runs has let go of the lost file or will, and then opens this one.
             _journal(database).unlink(missing_ok=True)  # of the lost file: SQLite would write its pages into this one
@@ -117,27 +127,27 @@ def restore(database: Path, copy: Path) -> Path | None:
             return kept
 
 
-def keep(connection: sqlite3.Connection, database: Path, why: str) -> Copy:
+def keep(connection: "Connection", database: Path | Server, why: str) -> Copy:
     """Copy what an open connection reads, wherever its path leads by now. Raise an error; then there is no copy.
 
     Not in the workplace: who has that may wait for a person, and the server cannot.
     """
     folder(database).mkdir(exist_ok=True)
     with _emptied(folder(database) / ".lost") as work:
-        _write_all(connection, work / "copy.db")
+        write_all(connection, work / "copy.db")
         return _pack(database, why, work)
 
 
-def require(database: Path) -> None:
+def require(database: Path | Server) -> None:
     """Raise StoreError where there is no database; before a file is made where only a mount is missing."""
-    if not _is_there(database):
+    if isinstance(database, Path) and not _is_there(database):
         raise StoreError(f"There is no database {database} yet, so there is nothing to copy.")
 
 
-def snapshot(database: Path, path: Path) -> None:
+def snapshot(database: Path | Server, path: Path) -> None:
     """Write the users as they are now into a database of their own. Raise StoreError."""
-    with explained(database), closing(connect(database)) as source:
-        _write_all(source, path)
+    with explained(database), closing(reader(database)) as source:
+        write_all(source, path)
 
 
 def check(path: Path, source: Path) -> int:
@@ -162,6 +172,36 @@ def connect(path: Path, mode: str = "rw") -> sqlite3.Connection:
     return sqlite3.connect(uri, uri=True, timeout=LOCK_SECONDS, isolation_level=None)
 
 
+def reader(database: Path | Server) -> "Connection":
+    """A connection for reading, on PostgreSQL in a transaction that sees this one moment. Raise its errors."""
+    if isinstance(database, Path):
+        return connect(database)
+    connection = writer(database)
+    connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    return connection
+
+
+def writer(database: Path | Server) -> "Connection":
+    """A connection for changes to a database of the present schema. Raise StoreError, or its errors."""
+    if isinstance(database, Server):
+        from users_backend import postgres  # here: its library needs memory
+
+        return postgres.open_users(database, lock_seconds=LOCK_SECONDS)
+    connection = connect(database)
+    require_present_schema(connection, database)
+    connection.execute("PRAGMA journal_mode = TRUNCATE")
+    return connection
+
+
+def begin(connection: "Connection") -> None:
+    """Begin a transaction in which nobody else writes; others may read."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("BEGIN IMMEDIATE")
+    else:
+        connection.execute("BEGIN")
+        connection.execute("LOCK TABLE users IN SHARE ROW EXCLUSIVE MODE")
+
+
 def require_present_schema(connection: sqlite3.Connection, database: Path) -> None:
     """Raise StoreError where users cannot be saved yet."""
     [[version]] = connection.execute("PRAGMA main.user_version")
@@ -172,7 +212,7 @@ def require_present_schema(connection: sqlite3.Connection, database: Path) -> No
 class Hourly:
     """Makes a copy at each full hour, in a thread, and deletes those that need not stay."""
 
-    def __init__(self, database: Path, kept: Kept) -> None:
+    def __init__(self, database: Path | Server, kept: Kept) -> None:
         """Start the thread, if any copy is to be kept."""
         self._database = database
         self._kept = kept
@@ -198,10 +238,15 @@ class Hourly:
         return FIRST_SECONDS if now - last >= 3600 else 3600 - now % 3600
 
 
-def make_hourly(database: Path, kept: Kept) -> None:
-    """Make a copy, then delete the hourly ones that need not stay. Raise StoreError."""
+def make_hourly(database: Path | Server, kept: Kept) -> None:
+    """Make a copy, unless this hour has one, and delete the hourly ones that need not stay. Raise StoreError."""
     try:
-        copy = make(database, HOURLY)
+        require(database)
+        with workplace(database) as work:
+            # Of another backend on the same database, while this one waited for the folder.
+            if any(copy.why == HOURLY and copy.made >= _hour() for copy in find(database)):
+                return
+            copy = _make(database, HOURLY, work)
     except StoreError as error:
         logger.error("The hourly copy was not made. %s", error)
         raise
@@ -211,15 +256,20 @@ def make_hourly(database: Path, kept: Kept) -> None:
         old.path.unlink()
 
 
-def _make(database: Path, why: str, work: Path) -> Copy:
+def _hour() -> datetime:
+    """When this hour began."""
+    return datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+
+
+def _make(database: Path | Server, why: str, work: Path) -> Copy:
     snapshot(database, work / "copy.db")
     return _pack(database, why, work)
 
 
-def _pack(database: Path, why: str, work: Path) -> Copy:
+def _pack(database: Path | Server, why: str, work: Path) -> Copy:
     """Make a copy of `copy.db`."""
     plain, packed = work / "copy.db", work / "copy.db.gz"
-    users = check(plain, database)
+    users = check(plain, database if isinstance(database, Path) else plain)
     with plain.open("rb") as source, packed.open("wb") as target:
         with gzip.GzipFile("", "wb", 6, target) as gzipped:
             shutil.copyfileobj(source, gzipped, 1 << 20)
@@ -248,11 +298,35 @@ def _exchange(database: Path, restored: Path, work: Path) -> Path:
         return kept
 
 
-def _write_all(source: sqlite3.Connection, target_path: Path) -> None:
-    """SQLite's backup, all pages in one step: in several it would begin anew after each write.
+def _exchange_on_server(server: Server, restored: Path, work: Path) -> Path:
+    """The same for PostgreSQL."""
+    from users_backend import postgres
+
+    with (
+        explained(server),
+        closing(postgres.open_users(server, lock_seconds=LOCK_SECONDS)) as connection,
+        closing(connect(restored)) as source,
+    ):
+        begin(connection)
+        write_all(connection, work / "copy.db")
+        kept = _pack(server, BEFORE_RESTORE, work).path
+        postgres.read_all(source, connection)
+        connection.commit()
+        return kept
+
+
+def write_all(source: "Connection", target_path: Path) -> None:
+    """Write all that a connection reads into a SQLite file.
+
+    From SQLite with its backup, all pages in one step: in several it would begin anew after each write.
 
     Meanwhile others may read the source, and writers wait. Source: https://sqlite.org/backup.html
     """
+    if not isinstance(source, sqlite3.Connection):
+        from users_backend import postgres
+
+        postgres.write_all(source, target_path)
+        return
     with closing(connect(target_path, "rwc")) as target:
         target.execute("PRAGMA synchronous = FULL")
         target.execute("PRAGMA journal_mode = TRUNCATE")
@@ -300,7 +374,7 @@ def _time(text: str) -> datetime:
 
 
 @contextmanager
-def workplace(database: Path) -> Iterator[Path]:
+def workplace(database: Path | Server) -> Iterator[Path]:
     """A folder on the disk of the copies that one process at a time uses, empty at first and gone afterwards."""
     with explained(folder(database)):
         folder(database).mkdir(exist_ok=True)
@@ -321,9 +395,16 @@ def _emptied(work: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Raise what SQLite and the system say as a StoreError that says what to do."""
+def explained(place: Path | Server) -> Iterator[None]:
+    """Raise what a database and the system say as a StoreError that says what to do."""
     try:
         yield
     except (OSError, sqlite3.Error) as error:
-        raise explain(error, path) from error
+        raise explain(error, folder(place) if isinstance(place, Server) else place) from error
+    except Exception as error:
+        if isinstance(place, Server):
+            from users_backend import postgres
+
+            if isinstance(error, postgres.Error):
+                raise postgres.explain(error, place) from error
+        raise

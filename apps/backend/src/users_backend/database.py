@@ -36,6 +36,10 @@ class DiskFull(StoreError):
     """No space is left for the change; nothing of it was saved."""
 
 
+class Unknown(StoreError):
+    """Nobody can say whether the change was saved."""
+
+
 class Damaged(StoreError):
     """The file is no whole SQLite database."""
 

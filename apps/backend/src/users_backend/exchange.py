@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 
 from users_backend import copies
 from users_backend.database import StoreError
+from users_backend.settings import Server
 from users_backend.users import User, fold
 
 # Users that are saved in one transaction. The server's own writes wait while it lasts.
@@ -31,7 +31,7 @@ class Report:
     refused: int = 0
 
 
-def export(database: Path, form: str, output: TextIO) -> None:
+def export(database: Path | Server, form: str, output: TextIO) -> None:
     """Write all users of this moment, by id; `form` is one of FORMATS. Raise StoreError."""
     write, _ = FORMATS[form]
     copies.require(database)
@@ -42,7 +42,7 @@ def export(database: Path, form: str, output: TextIO) -> None:
 
 
 def load(
-    database: Path, form: str, source: TextIO, refuse: Callable[[str], None], *, all_or_nothing: bool = False
+    database: Path | Server, form: str, source: TextIO, refuse: Callable[[str], None], *, all_or_nothing: bool = False
 ) -> Report:
     """Save the users that `source` holds; `refuse` is told where each one stands that is not, and why.
 
@@ -52,11 +52,9 @@ def load(
     _, read = FORMATS[form]
     report = Report()
     entries = read(source)
-    with copies.explained(database), closing(copies.connect(database)) as connection:
-        copies.require_present_schema(connection, database)
-        connection.execute("PRAGMA journal_mode = TRUNCATE")
+    with copies.explained(database), closing(copies.writer(database)) as connection:
         while chunk := list(entries if all_or_nothing else islice(entries, CHUNK)):
-            connection.execute("BEGIN IMMEDIATE")
+            copies.begin(connection)
             for place, values in chunk:
                 try:
                     added = _save(connection, values)
@@ -67,14 +65,14 @@ def load(
                     report.saved += added
                     report.there += not added
             if all_or_nothing and report.refused:
-                connection.execute("ROLLBACK")
+                connection.rollback()
                 report.saved = 0
             else:
-                connection.execute("COMMIT")
+                connection.commit()
     return report
 
 
-def _save(connection: sqlite3.Connection, values: dict[str, Any]) -> bool:
+def _save(connection: "copies.Connection", values: dict[str, Any]) -> bool:
     """Add a user. False: it is there already. Raise ValueError."""
     try:
         user = User.model_validate(values)

@@ -11,7 +11,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-from users_backend.store import Store
+from users_backend.store import Store, Users
 
 # Series of creation times, one for each other series, which nothing reads.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -57,11 +57,12 @@ class Metrics:
         self._commits.inc()
         self._batch.observe(writes)
 
-    def watch(self, store: Store) -> None:
+    def watch(self, store: Users) -> None:
         """Show the state of the store whenever the metrics are read."""
         Gauge("users_queue_length", "Requests waiting for the database.", registry=self.registry).set_function(
             lambda: store.waiting
         )
-        Gauge("users_database_bytes", "Size of the database file.", registry=self.registry).set_function(
-            lambda: store.path.stat().st_size if store.path.exists() else 0
-        )
+        if isinstance(store, Store):
+            Gauge("users_database_bytes", "Size of the database file.", registry=self.registry).set_function(
+                lambda: store.path.stat().st_size if store.path.exists() else 0
+            )

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from users_backend.database import DiskFull, StoreError
+from users_backend.database import DiskFull, StoreError, Unknown
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -82,6 +82,8 @@ def explain(error: Exception) -> Problem:
             return invalid(error.errors())
         case DiskFull():
             return Problem(507, str(error))
+        case Unknown():
+            return Problem(504, str(error))
         case StoreError():
             return Problem(503, str(error), headers={"Retry-After": "1"})
         case HTTPException(status_code=404):
@@ -112,6 +114,7 @@ _WHEN = {
     421: "The request calls this server by a name that is not its own",
     422: "The request is not valid; `errors` names the fields",
     503: "The database cannot be used, or too many requests wait; try again later",
+    504: "The connection to the PostgreSQL server broke; it is not known whether the change was saved",
     507: "The disk is full; nothing was saved",
 }
 

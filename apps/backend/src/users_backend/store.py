@@ -1,4 +1,4 @@
-"""The users, kept in SQLite by one thread that owns the only connection.
+"""The users, kept in a database by a thread that owns the only connection.
 
 Requests queue their statements. The thread takes all that wait and runs them in
 one transaction, so that 64 concurrent writers share one wait for the disk; and
@@ -11,6 +11,7 @@ import queue
 import sqlite3
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 from users_backend import copies
 from users_backend.database import Database, DiskFull, StoreError, explain, is_locked, leaves_file_usable, moved
+from users_backend.settings import Server
 from users_backend.users import MAX_ID, User, fold
 
 # Requests that may wait for the disk; the next one is told to come back later.
@@ -44,14 +46,13 @@ CHANGED = (
     "program and this one overwrite each other's users."
 )
 
-# A user as the API shows it. SQLite writes it, in a fraction of Python's time.
-_JSON = "json_object('id', id, 'name', name)"
-
 logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class _Statement:
+class Statement:
+    """What a request asks of the database."""
+
     sql: str
     parameters: tuple[Any, ...]
     writes: bool
@@ -59,25 +60,19 @@ class _Statement:
     deadline: float  # of time.monotonic()
 
 
-class Store:
-    """The users in one SQLite file, which is opened, and reopened, when needed.
+class Users(ABC):
+    """What can be asked of the users, whichever database keeps them.
 
     Every method raises StoreError when the data cannot be used.
     """
 
-    def __init__(self, path: Path, on_commit: Callable[[int], None] = lambda writes: None) -> None:
-        """Start the thread. `on_commit` gets the number of writes in each commit."""
-        self.path = path
-        self.waiting = 0  # requests without an answer yet
-        self._on_commit = on_commit
-        self._collected: list[_Statement] = []
-        self._queue: queue.SimpleQueue[list[_Statement] | None] = queue.SimpleQueue()
-        self._database: Database | None = None
-        self._may_create = True  # until the file has been open: where one was lost, an empty one would hide that
-        self._next_look = 0.0  # of time.monotonic()
-        self._last_failure = ""
-        self._thread = threading.Thread(target=self._run, name="store", daemon=True)
-        self._thread.start()
+    # Where the languages of the databases differ: a user as the API shows it (the database writes it, in a
+    # fraction of Python's time), some of them on a line each, and whether a name contains the parameter.
+    JSON: str
+    LINES: str
+    CONTAINS: str
+
+    waiting: int  # requests without an answer yet
 
     async def add(self, user: User) -> bool:
         """Save a new user. False: the id is taken, nothing has changed."""
@@ -95,7 +90,7 @@ class Store:
 
     async def get(self, user_id: int) -> str | None:
         """The user with this id as JSON, or None."""
-        rows = await self._read(f"SELECT {_JSON} FROM users WHERE id = ?", user_id)
+        rows = await self._read(f"SELECT {self.JSON} FROM users WHERE id = ?", user_id)
         return rows[0][0] if rows else None
 
     async def find(self, *, limit: int, after: int = 0, name: str = "") -> list[str]:
@@ -111,8 +106,8 @@ class Store:
             # One row for the whole page: Python would make 100 steps, each with a switch of threads.
             # No line break can be in a user's JSON.
             sql = (
-                f"SELECT group_concat({_JSON}, char(10)) FROM (SELECT id, name FROM users "
-                "WHERE id > ? AND id <= ? AND instr(name_folded, ?) ORDER BY id LIMIT ?)"
+                f"SELECT {self.LINES} FROM (SELECT id, name FROM users "
+                f"WHERE id > ? AND id <= ? AND {self.CONTAINS} ORDER BY id LIMIT ?) AS page"
             )
             [(lines,)] = await self._read(sql, after, last, fold(name), limit - len(found))
             found += lines.split("\n") if lines else []
@@ -129,8 +124,33 @@ class Store:
         """Raise StoreError unless the database answers."""
         await self._read("SELECT 1 FROM users LIMIT 1")
 
+    @abstractmethod
     async def close(self) -> None:
-        """Answer what waits, then close the file."""
+        """Answer what waits, then let go of the database."""
+
+    @abstractmethod
+    async def _write(self, sql: str, *parameters: Any) -> int:
+        """Run a statement; the number of rows that it has changed."""
+
+    @abstractmethod
+    async def _read(self, sql: str, *parameters: Any) -> list[Any]:
+        """Run a query; its rows."""
+
+
+class Lane(ABC):
+    """A thread with the only connection to a database, and the queue of what it shall run."""
+
+    def __init__(self) -> None:
+        """Start the thread."""
+        self.waiting = 0  # requests without an answer yet
+        self._collected: list[Statement] = []
+        self._queue: queue.SimpleQueue[list[Statement] | None] = queue.SimpleQueue()
+        self._last_failure = ""
+        self._thread = threading.Thread(target=self._run, name="store", daemon=True)
+        self._thread.start()
+
+    async def close(self) -> None:
+        """Answer what waits, then close the connection."""
         self._hand_over()
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
@@ -154,7 +174,7 @@ class Store:
             # the thread, and a batch that is not just the first of them.
             loop.call_soon(self._hand_over)
         answer = loop.create_future()
-        self._collected.append(_Statement(sql, parameters, writes, answer, time.monotonic() + LOCK_SECONDS))
+        self._collected.append(Statement(sql, parameters, writes, answer, time.monotonic() + LOCK_SECONDS))
         self.waiting += 1
         return answer
 
@@ -162,7 +182,7 @@ class Store:
         self._queue.put(self._collected)
         self._collected = []
 
-    def _resolve(self, group: Sequence[_Statement], results: Sequence[Any]) -> None:
+    def _resolve(self, group: Sequence[Statement], results: Sequence[Any]) -> None:
         self.waiting -= len(group)
         for statement, result in zip(group, results, strict=True):
             if statement.answer.done():  # the caller has gone away
@@ -175,7 +195,7 @@ class Store:
     # What follows runs in the thread.
 
     def _run(self) -> None:
-        locked_out: list[_Statement] = []  # by another program; they try again
+        locked_out: list[Statement] = []  # by another program; they try again
         running, crowded = True, False
         while running or locked_out:
             batch = locked_out
@@ -197,7 +217,7 @@ class Store:
         except Exception as error:  # noqa: BLE001 - the end, whatever it is
             self._failure(error)
 
-    def _take(self, timeout: float | None, gather: float) -> list[list[_Statement] | None]:
+    def _take(self, timeout: float | None, gather: float) -> list[list[Statement] | None]:
         """Wait for something in the queue; with it, all that is there `gather` seconds later.
 
         Nothing after `timeout` seconds.
@@ -211,14 +231,14 @@ class Store:
         # Only this thread takes, so at least qsize() more are there.
         return [first, *(self._queue.get_nowait() for _ in range(self._queue.qsize()))]
 
-    def _answer(self, group: list[_Statement]) -> list[_Statement]:
+    def _answer(self, group: list[Statement]) -> list[Statement]:
         """Run the statements and answer them; those that should be tried again."""
-        again: list[_Statement] = []
+        again: list[Statement] = []
         try:
             results = self._transact(group)
             self._last_failure = ""
         except Exception as error:  # noqa: BLE001 - this thread must outlive any error
-            if is_locked(error):
+            if self._may_try_again(error):
                 now = time.monotonic()
                 again = [statement for statement in group if statement.deadline > now]
                 group = [statement for statement in group if statement.deadline <= now]
@@ -228,7 +248,47 @@ class Store:
             group[0].answer.get_loop().call_soon_threadsafe(self._resolve, group, results)
         return again
 
-    def _transact(self, group: Sequence[_Statement]) -> list[Any]:
+    def _failure(self, error: Exception) -> StoreError:
+        failure = self._explain(error)
+        if str(failure) != self._last_failure:
+            logger.error("%s", failure)
+            self._last_failure = str(failure)
+        return failure
+
+    @abstractmethod
+    def _transact(self, group: Sequence[Statement]) -> list[Any]:
+        """Run the statements in one transaction; a result or an exception for each. Raise what failed them all."""
+
+    @abstractmethod
+    def _may_try_again(self, error: Exception) -> bool:
+        """Whether nothing was saved, and what stands in the way may soon be gone."""
+
+    @abstractmethod
+    def _explain(self, error: Exception) -> StoreError:
+        """The error, new for each caller, that stands for this one."""
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Close the connection, if there is one. Raise StoreError; then it stays open."""
+
+
+class Store(Lane, Users):
+    """The users in one SQLite file, which is opened, and reopened, when needed."""
+
+    JSON = "json_object('id', id, 'name', name)"
+    LINES = f"group_concat({JSON}, char(10))"
+    CONTAINS = "instr(name_folded, ?)"
+
+    def __init__(self, path: Path, on_commit: Callable[[int], None] = lambda writes: None) -> None:
+        """Start the thread. `on_commit` gets the number of writes in each commit."""
+        self.path = path
+        self._on_commit = on_commit
+        self._database: Database | None = None
+        self._may_create = True  # until the file has been open: where one was lost, an empty one would hide that
+        self._next_look = 0.0  # of time.monotonic()
+        super().__init__()
+
+    def _transact(self, group: Sequence[Statement]) -> list[Any]:
         """Run the statements in one transaction; a result or an exception for each."""
         writes = group[0].writes
         if writes or time.monotonic() >= self._next_look:
@@ -274,12 +334,11 @@ class Store:
             self._close()
         return lost
 
-    def _failure(self, error: Exception) -> StoreError:
-        failure = explain(error, self.path)
-        if str(failure) != self._last_failure:
-            logger.error("%s", failure)
-            self._last_failure = str(failure)
-        return failure
+    def _may_try_again(self, error: Exception) -> bool:
+        return is_locked(error)
+
+    def _explain(self, error: Exception) -> StoreError:
+        return explain(error, self.path)
 
     def _close(self) -> None:
         """Close the file. What is no longer at the path is kept as a copy first. Raise StoreError; then it stays open."""
@@ -306,10 +365,19 @@ class Store:
             logger.error("%s. What it held cannot be kept: %s", happened, reason)
 
 
-def _execute(connection: sqlite3.Connection, statement: _Statement) -> Any:
+def _execute(connection: sqlite3.Connection, statement: Statement) -> Any:
     """Run one statement; its rows or row count, or the exception that is its own."""
     try:
         cursor = connection.execute(statement.sql, statement.parameters)
         return cursor.rowcount if statement.writes else cursor.fetchall()
     except (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, ValueError) as error:
         return error  # a value that SQLite refuses; the other statements go on
+
+
+def open_store(database: Path | Server, on_commit: Callable[[int], None]) -> Users:
+    """The store for this database."""
+    if isinstance(database, Path):
+        return Store(database, on_commit)
+    from users_backend.postgres import PostgresStore  # here: its library needs memory
+
+    return PostgresStore(database, on_commit)

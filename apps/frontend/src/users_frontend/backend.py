@@ -111,6 +111,9 @@ class Answer(NamedTuple):
             case 503:
                 sentence = _("The backend cannot do its work at the moment.")
                 return BackendError(503, sentence, nothing_changed, detail=detail)
+            case 504:
+                sentence = _("The connection to the database broke while the change was being saved.")
+                return BackendError(504, sentence, _fate(self.method, PERHAPS_CHANGED), detail=detail)
             case 507:
                 sentence = _("The disk of the database is full: free some space, and try again.")
                 return BackendError(503, sentence, nothing_changed, detail=detail)

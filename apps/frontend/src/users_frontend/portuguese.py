@@ -83,6 +83,9 @@ PORTUGUESE = {
     "The disk of the database is full: free some space, and try again.": (
         "O disco do banco de dados está cheio: libere espaço e tente de novo."
     ),
+    "The connection to the database broke while the change was being saved.": (
+        "A conexão com o banco de dados caiu enquanto a mudança era salva."
+    ),
     "The backend failed with status {status}.": "O backend falhou com o status {status}.",
     "What answers as the backend does not speak like it (status {status}): check BACKEND_URL.": (
         "O que responde como backend não fala como ele (status {status}): verifique BACKEND_URL."
@@ -198,5 +201,79 @@ BACKEND = {
     "The database {} is damaged ({}). It is left as it is. `make restore` lists the copies that can take its place.": (
         "O banco de dados {} está danificado ({}). Ele fica como está. "
         "`make restore` lista as cópias que podem ocupar o lugar dele."
+    ),
+    # Those of PostgreSQL.
+    "The server of the database {} is PostgreSQL {}; 15 or a newer one is needed. Set DATABASE_URL to such a server.": (
+        "O servidor do banco de dados {} é o PostgreSQL {}; é preciso o 15 ou um mais novo. "
+        "Aponte DATABASE_URL para um servidor assim."
+    ),
+    "The database {} is encoded in {}, which has not every letter. "
+    "Make one with `createdb --encoding=UTF8 --template=template0`.": (
+        "O banco de dados {} está codificado em {}, que não tem todas as letras. "
+        "Crie um com `createdb --encoding=UTF8 --template=template0`."
+    ),
+    "The server of the database {} runs with fsync = {}, so that a power cut could take users with it. "
+    "Set fsync = on in its postgresql.conf and reload it.": (
+        "O servidor do banco de dados {} está com fsync = {}, e uma queda de energia poderia levar usuários embora. "
+        "Ponha fsync = on no postgresql.conf dele e recarregue-o."
+    ),
+    "The database {} is read-only. Nothing was saved. "
+    "Set DATABASE_URL to the primary server, or default_transaction_read_only to off.": (
+        "O banco de dados {} é somente para leitura. Nada foi salvo. "
+        "Aponte DATABASE_URL para o servidor primário, ou ponha default_transaction_read_only em off."
+    ),
+    "The database {} belongs to another program. Set DATABASE_URL to another one.": (
+        "O banco de dados {} pertence a outro programa. Aponte DATABASE_URL para outro banco de dados."
+    ),
+    "The database {} has schema version {}; this backend knows up to {}. "
+    "Run a newer backend, or set DATABASE_URL to another database.": (
+        "O banco de dados {} tem a versão de esquema {}; este backend conhece até a {}. "
+        "Use um backend mais novo ou aponte DATABASE_URL para outro banco de dados."
+    ),
+    "The server of the database {} does not let this user in ({}). "
+    "Correct the user in DATABASE_URL, and the password there or in PGPASSWORD.": (
+        "O servidor do banco de dados {} não deixa este usuário entrar ({}). "
+        "Corrija o usuário em DATABASE_URL, e a senha ali ou em PGPASSWORD."
+    ),
+    "The database {} does not exist on its server. Create it with createdb, "
+    "or correct the name at the end of DATABASE_URL.": (
+        "O banco de dados {} não existe no servidor. Crie-o com createdb ou corrija o nome no fim de DATABASE_URL."
+    ),
+    "The server of the database {} has too many connections. Nothing was saved. "
+    "Close some, or raise max_connections in its postgresql.conf.": (
+        "O servidor do banco de dados {} tem conexões demais. Nada foi salvo. "
+        "Feche algumas ou aumente max_connections no postgresql.conf dele."
+    ),
+    "The server of the database {} cannot be reached ({}). Nothing was saved. "
+    "Start it, or correct host and port in DATABASE_URL.": (
+        "Não se alcança o servidor do banco de dados {} ({}). Nada foi salvo. "
+        "Inicie-o ou corrija o host e a porta em DATABASE_URL."
+    ),
+    "The disk of the server of the database {} is full. Nothing was saved. Free some space there and try again.": (
+        "O disco do servidor do banco de dados {} está cheio. Nada foi salvo. Libere espaço nele e tente de novo."
+    ),
+    "The server of the database {} did not finish within {} seconds. Nothing was saved. "
+    "Try again; if that does not help, see what the server is busy with.": (
+        "O servidor do banco de dados {} não terminou em {} segundos. Nada foi salvo. "
+        "Tente de novo; se não ajudar, veja com que o servidor está ocupado."
+    ),
+    "Another program holds users in the database {}. Nothing was saved. Let it end its transaction and try again.": (
+        "Outro programa está segurando usuários no banco de dados {}. Nada foi salvo. "
+        "Deixe-o terminar a transação e tente de novo."
+    ),
+    "The user of the database {} lacks a permission ({}). Nothing was saved. "
+    "Make this user the owner: ALTER DATABASE … OWNER TO …": (
+        "Falta uma permissão ao usuário do banco de dados {} ({}). Nada foi salvo. "
+        "Torne-o o dono: ALTER DATABASE … OWNER TO …"
+    ),
+    "The database {} cannot be used ({}). Nothing was saved. Look into the log of the PostgreSQL server, "
+    "then try again.": (
+        "O banco de dados {} não pode ser usado ({}). Nada foi salvo. "
+        "Olhe o log do servidor PostgreSQL e tente de novo."
+    ),
+    "The connection to the database {} broke while the change was being saved, so it is not known whether it was "
+    "saved. Read the user, or send the change again.": (
+        "A conexão com o banco de dados {} caiu enquanto a mudança era salva, e não se sabe se ela foi salva. "
+        "Leia o usuário ou envie a mudança de novo."
     ),
 }
