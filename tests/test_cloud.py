@@ -134,4 +134,4 @@ def test_the_guides_inventory_and_command_find_the_playbook_and_its_roles(tmp_pa
     result = run("sh", "-c", f"{command} --list-hosts --list-tasks")
     assert result.returncode == 0, result.stderr
     assert "lab\n" in result.stdout
-    assert "Install Docker" in result.stdout
+    assert "docker : See what Docker needs here" in result.stdout
