@@ -159,11 +159,14 @@ def prepare(connection: Connection, server: Server) -> None:
 
 def _version(connection: Connection, server: Server) -> int:
     """The schema version, 0 for an empty database. Raise StoreError for one that is not ours, or newer."""
-    [[ours, users]] = connection.execute("SELECT to_regclass('users_schema'), to_regclass('users')")
-    if not ours and users:
+    # From one snapshot: to_regclass() looks anew each time, and so may see half of what another backend commits.
+    tables = {
+        name for (name,) in connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")
+    }
+    if "users" in tables and "users_schema" not in tables:
         raise StoreError(f"The database {server} belongs to another program. Set DATABASE_URL to another one.")
     version = 0
-    if ours:
+    if "users_schema" in tables:
         [[version]] = connection.execute("SELECT version FROM users_schema")
     if version > len(MIGRATIONS):
         raise StoreError(
