@@ -211,6 +211,26 @@ def test_in_place_of_a_damaged_database_comes_the_copy_and_the_server_needs_no_r
     assert kept.read_bytes() == damage
 
 
+def test_a_damaged_database_that_the_server_still_uses_is_not_taken_away(start_server):
+    server = start_server()
+    server.http.post("/users", json={"id": 1, "name": "Ana"})
+    assert admin(server, "backup").returncode == 0
+    with server.database.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * 4096)
+    damage = server.database.read_bytes()
+    result = admin(server, "restore", "newest")
+    assert result.returncode == 1
+    assert "Restart the backend, which then lets go of the file, and restore again." in result.stderr
+    assert server.database.read_bytes() == damage
+    assert not list(copies.folder(server.database).glob("*-damaged.db"))
+
+    server.stop()
+    server = start_server()
+    assert admin(server, "restore", "newest").returncode == 0
+    assert server.http.get("/users").json() == [{"id": 1, "name": "Ana"}]
+
+
 def test_a_lost_database_comes_back(start_server):
     server = start_server()
     server.http.post("/users", json={"id": 1, "name": "Ana"})

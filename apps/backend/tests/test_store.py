@@ -9,9 +9,13 @@ from pathlib import Path
 import psycopg
 import pytest
 from users_backend import copies, settings, store
-from users_backend.database import Database, DiskFull, StoreError
+from users_backend.database import Database, DiskFull, StoreError, Unknown
 from users_backend.store import Store, open_store
 from users_backend.users import User
+
+# Changes nothing, and so slowly that a file can be replaced before the COMMIT of its transaction.
+COUNT = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000000) SELECT count(*) FROM n"
+SLOW_UPDATE = f"UPDATE users SET name = '' WHERE ({COUNT}) = 0"
 
 
 @pytest.fixture
@@ -200,13 +204,11 @@ def test_a_caller_that_has_gone_away_does_not_disturb_the_others(database):
 def test_what_was_committed_into_a_file_that_is_replaced_meanwhile_is_not_acknowledged(path, tmp_path):
     other = tmp_path / "other.db"
     Database(other).close()
-    slow = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000000) SELECT count(*) FROM n"
 
     async def scenario():
         async with opening(path) as opened:
             first = asyncio.create_task(opened.add(user(1)))
-            # The same transaction, and so slow that the file can be replaced before its COMMIT.
-            second = asyncio.create_task(opened._write(f"UPDATE users SET name = '' WHERE ({slow}) = 0"))
+            second = asyncio.create_task(opened._write(SLOW_UPDATE))
             while not (path.parent / "users.db-journal").stat().st_size:
                 await asyncio.sleep(0.001)
             other.replace(path)
@@ -219,6 +221,31 @@ def test_what_was_committed_into_a_file_that_is_replaced_meanwhile_is_not_acknow
     assert ["replaced at this very moment" in str(answer) for answer in answers] == [True, True]
     assert rows(path) == [(2, "Ana")]
     assert [(copy.why, copy.users) for copy in copies.find(path)] == [("replaced", 1)]
+
+
+def test_what_was_committed_where_nobody_can_look_any_more_is_neither_acknowledged_nor_denied(path, tmp_path):
+    folder = tmp_path / "share"
+    folder.mkdir()
+    path = folder / "users.db"
+
+    async def scenario():
+        async with opening(path) as opened:
+            first = asyncio.create_task(opened.add(user(1)))
+            second = asyncio.create_task(opened._write(SLOW_UPDATE))
+            while not (folder / "users.db-journal").stat().st_size:
+                await asyncio.sleep(0.001)
+            folder.rename(tmp_path / "away")
+            folder.symlink_to(folder)  # a circle, so that every look is an error of the system
+            answers = await asyncio.gather(first, second, return_exceptions=True)
+            folder.unlink()
+            (tmp_path / "away").rename(folder)
+            assert await opened.add(user(2))
+            return answers
+
+    for answer in asyncio.run(scenario()):
+        assert isinstance(answer, Unknown)
+        assert "not known whether it was saved" in str(answer)
+    assert rows(path) == [(1, "Ana"), (2, "Ana")]
 
 
 def test_a_file_that_sqlite_finds_replaced_is_kept_too(path, tmp_path, monkeypatch):

@@ -98,12 +98,12 @@ def said_by_backend() -> Iterator[str]:
         for node in ast.walk(ast.parse(file.read_text())):
             match node:
                 case ast.Call(
-                    func=ast.Name(id="StoreError" | "DiskFull" | "Damaged" | "Unknown"),
+                    func=ast.Name(id="StoreError" | "DiskFull" | "Damaged" | "InUse" | "Unknown"),
                     args=[ast.Constant(value=sentence)],
                 ):
                     yield sentence
                 case ast.Call(
-                    func=ast.Name(id="StoreError" | "DiskFull" | "Damaged" | "Unknown"),
+                    func=ast.Name(id="StoreError" | "DiskFull" | "Damaged" | "InUse" | "Unknown"),
                     args=[ast.JoinedStr(values=parts)],
                 ):
                     yield "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in parts)

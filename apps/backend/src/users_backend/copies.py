@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from users_backend.database import MIGRATIONS, Damaged, Database, StoreError, damaged, explain, hold
+from users_backend.database import MIGRATIONS, Damaged, Database, InUse, StoreError, damaged, explain, hold
 from users_backend.settings import Server
 
 if TYPE_CHECKING:
@@ -119,12 +119,7 @@ def restore(database: Path | Server, copy: Path) -> Path | None:
         try:
             return _exchange(database, restored, work)
         except Damaged:
-            kept = _set_aside(database)
-            # No server has it open: it refuses a damaged file.
-            with explained(database), hold(database):
-                _journal(database).unlink(missing_ok=True)
-                _put(restored, database)
-            return kept
+            return _replace_damaged(database, restored)
 
 
 def keep(connection: "Connection", database: Path | Server, why: str) -> Copy:
@@ -339,6 +334,21 @@ def _unpack(copy: Path, path: Path) -> None:
             shutil.copyfileobj(source, target, 1 << 20)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise StoreError(f"The copy {copy} is damaged ({error}). Nothing was changed. Choose another one.") from error
+
+
+def _replace_damaged(database: Path, restored: Path) -> Path:
+    """Put another file in the place of a damaged one; where that is kept. Raise StoreError."""
+    try:
+        with explained(database), hold(database):
+            kept = _set_aside(database)
+            _journal(database).unlink(missing_ok=True)
+            _put(restored, database)
+            return kept
+    except InUse as error:
+        raise StoreError(
+            f"The database {database} is damaged, which the backend has not met yet, and goes on using it. "
+            "Restart the backend, which then lets go of the file, and restore again."
+        ) from error
 
 
 def _put(restored: Path, database: Path) -> None:

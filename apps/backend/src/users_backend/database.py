@@ -40,6 +40,10 @@ class Unknown(StoreError):
     """Nobody can say whether the change was saved."""
 
 
+class InUse(StoreError):
+    """Another backend process uses the database."""
+
+
 class Damaged(StoreError):
     """The file is no whole SQLite database."""
 
@@ -156,7 +160,7 @@ class Database:
 
 @contextlib.contextmanager
 def hold(path: Path) -> Iterator[None]:
-    """Be the only backend process that uses a database. Raise StoreError where another one is.
+    """Be the only backend process that uses a database. Raise InUse where another one is.
 
     What is locked is a file beside the database, never the database itself: on POSIX,
     closing a second handle of that file would drop the locks of SQLite.
@@ -165,7 +169,7 @@ def hold(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StoreError(
+            raise InUse(
                 f"Another backend process uses the database {path}. Stop that one, or set DATABASE_URL to another file."
             ) from None
         yield

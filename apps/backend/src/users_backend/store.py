@@ -18,7 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from users_backend import copies
-from users_backend.database import Database, DiskFull, StoreError, explain, is_locked, leaves_file_usable, moved
+from users_backend.database import (
+    Database,
+    DiskFull,
+    StoreError,
+    Unknown,
+    explain,
+    is_locked,
+    leaves_file_usable,
+    moved,
+)
 from users_backend.settings import Server
 from users_backend.users import MAX_ID, User, fold
 
@@ -321,7 +330,14 @@ class Store(Lane, Users):
             # a shared folder goes on showing for a second, is noticed by a later look, and the copy that is
             # then kept has all that was acknowledged. It cannot have it when the process is killed before that
             # look, or when the laptop no longer lets the lost file be read.
-            if self._look():
+            try:
+                lost = self._look()
+            except OSError as error:
+                raise Unknown(
+                    f"The database {self.path} went out of reach while the change was being saved ({error}), so it is "
+                    "not known whether it was saved. Read the user, or send the change again."
+                ) from error
+            if lost:
                 raise moved(self.path)
             self._on_commit(len(group))
         return results

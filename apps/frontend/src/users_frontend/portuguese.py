@@ -193,6 +193,11 @@ BACKEND = {
     "The database {} was removed or replaced at this very moment. Nothing was saved in its place. Try again.": (
         "O banco de dados {} foi removido ou trocado neste exato momento. Nada foi salvo no lugar dele. Tente de novo."
     ),
+    "The database {} went out of reach while the change was being saved ({}), so it is not known whether it was saved. "
+    "Read the user, or send the change again.": (
+        "O banco de dados {} ficou fora de alcance enquanto a mudança era salva ({}), e não se sabe se ela foi salva. "
+        "Leia o usuário, ou envie a mudança de novo."
+    ),
     "The database {} was removed or replaced while it was in use, and what it held cannot be kept as a copy yet ({}). "
     "Make the folder {} writable, with space for it; the backend then goes on by itself.": (
         "O banco de dados {} foi removido ou trocado durante o uso, e ainda não se pode guardar uma cópia do que ele "
