@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 INTERVAL = 0.5  # seconds between two looks
@@ -34,13 +35,14 @@ def state(folder: str) -> dict[str, tuple[int, int]]:
     return files
 
 
-def run(folder: str, command: list[str]) -> str:
-    """Run the command until it must start again. Returns why."""
+def run(folder: str, command: list[str], end: threading.Event) -> str:
+    """Run the command until it must start again. Returns why, or nothing at the end."""
     before = state(folder)
     process = subprocess.Popen(command)
     try:
         while (now := state(folder)) == before:
-            time.sleep(INTERVAL)
+            if end.wait(INTERVAL):
+                return ""
             if process.poll() is not None:
                 print(
                     f"`{' '.join(command)}` ended with status {process.returncode}; the lines above say why. "
@@ -48,8 +50,8 @@ def run(folder: str, command: list[str]) -> str:
                     flush=True,
                 )
                 deadline = time.monotonic() + TRY_AGAIN
-                while time.monotonic() < deadline and state(folder) == before:
-                    time.sleep(INTERVAL)
+                while time.monotonic() < deadline and state(folder) == before and not end.wait(INTERVAL):
+                    pass
                 return "it had ended"
         return f"{min(dict(before.items() ^ now.items()))} changed"
     finally:
@@ -63,10 +65,14 @@ def run(folder: str, command: list[str]) -> str:
 
 def main(folder: str, *command: str) -> None:
     """Run until SIGTERM or Ctrl-C."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    while True:
-        why = run(folder, list(command))
-        print(f"`{' '.join(command)}` starts again: {why}.", flush=True)
+    # An exception in the handler could come while the command is being started, and leave it behind.
+    end = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: end.set())
+    while not end.is_set():
+        why = run(folder, list(command), end)
+        if not end.is_set():
+            print(f"`{' '.join(command)}` starts again: {why}.", flush=True)
 
 
 if __name__ == "__main__":
