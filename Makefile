@@ -8,7 +8,7 @@ help: ## list the targets
 
 # --- The VM --------------------------------------------------------------------------
 
-.PHONY: up down destroy ssh status logs rollback backup restore db export import doctor
+.PHONY: up down destroy ssh status logs rollback backup restore db export import doctor box
 # -T: no terminal, which would change the line ends.
 admin = vagrant ssh --command "sudo docker exec --interactive users-backend python -m users_backend.admin $(1)" -- -T
 FORMAT = csv
@@ -56,6 +56,10 @@ import: ## save the users of a file: make import FILE=any.csv (or .json); ALL_OR
 
 doctor: ## what is wrong with this machine or the VM, and what to do; paste it into a bug report
 	@python3 tools/doctor.py
+
+PROVIDER = virtualbox
+box: ## build a box of your own from Debian's packages: make box PROVIDER=virtualbox VERSION=1.0.0 URL=https://boxes.example.com
+	@python3 tools/box.py "$(PROVIDER)" $(if $(VERSION),--version "$(VERSION)") $(if $(URL),--url "$(URL)")
 
 # --- Without a VM --------------------------------------------------------------------
 
