@@ -69,8 +69,8 @@ local: .venv/apps ## run both apps on this machine, until Ctrl-C
 
 # --- Work on the project -------------------------------------------------------------
 
-.PHONY: lint check test torture cloud tutorial bench docs lock
-lint check test torture cloud tutorial bench docs lock: export PATH := $(CURDIR)/.venv/bin:$(PATH)
+.PHONY: lint check test torture cloud virtualbox tutorial bench docs lock
+lint check test torture cloud virtualbox tutorial bench docs lock: export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 lint: .venv/dev ## read the code without running it
 	ruff check
@@ -93,6 +93,9 @@ torture: .venv/dev ## cut the VM's power and break all else under load; renew th
 
 cloud: .venv/dev ## test cloud/user-data.yml on a machine that boots with it (15 minutes and more)
 	pytest --capture no tests/vm/test_cloud.py
+
+virtualbox: .venv/dev ## boot the disk of the box for VirtualBox under QEMU, and run the playbook on it (15 minutes and more)
+	pytest --capture no tests/vm/test_virtualbox.py
 
 tutorial: .venv/dev ## follow docs/add-a-service.md in a VM, word for word (half an hour)
 	pytest --capture no tests/vm/test_vm.py -k "make_up_ends or tutorial"

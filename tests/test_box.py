@@ -116,9 +116,9 @@ def test_the_ovf_names_hardware_that_virtualbox_makes_and_its_own_files() -> Non
     assert disk["ovf:format"].endswith("vmdk.html#streamOptimized")
 
 
-def read_stream(vmdk: Path) -> dict[int, bytes]:
-    """The grains of a stream-optimised VMDK by their numbers, read as VirtualBox does: forward only, to the end."""
-    grains: dict[int, bytes] = {}
+def read_stream(vmdk: Path) -> Iterator[tuple[int, bytes]]:
+    """The grains of a stream-optimised VMDK with their numbers, read as VirtualBox does: forward only, to the end."""
+    last = -1
     with open(vmdk, "rb") as file:
         magic, version, flags, _, grain, _, _, tables, _, _, overhead = struct.unpack("<4sIIQQQQIQQQ", file.read(72))
         assert (magic, version, flags & 0x30000) == (b"KDMV", 3, 0x30000)  # compressed, with markers
@@ -128,8 +128,9 @@ def read_stream(vmdk: Path) -> dict[int, bytes]:
             number, size, kind = struct.unpack("<QII", file.read(16))
             if size:
                 file.seek(-4, os.SEEK_CUR)
-                assert number // grain > max(grains, default=-1), "not in order"
-                grains[number // grain] = zlib.decompress(file.read(size))
+                assert number // grain > last, "not in order"
+                last = number // grain
+                yield last, zlib.decompress(file.read(size))
                 file.seek(-file.tell() % SECTOR, os.SEEK_CUR)
                 continue
             # Behind its marker: nothing (end), a grain table, the grain directory, or the footer.
@@ -137,7 +138,7 @@ def read_stream(vmdk: Path) -> dict[int, bytes]:
             file.seek(SECTOR - 16 + skip, os.SEEK_CUR)
             if kind == 0:
                 assert file.read() == b""
-                return grains
+                return
 
 
 def disk_image(folder: Path) -> tuple[Path, dict[int, bytes]]:
@@ -158,7 +159,7 @@ def test_virtualbox_can_read_the_stream_to_its_end_and_qemu_reads_the_same_disk(
     script = converter.replace("$work", str(tmp_path))
     subprocess.run(["sh", "-ec", script], check=True)
     vmdk = tmp_path / "box.vmdk"
-    assert read_stream(vmdk) == data
+    assert dict(read_stream(vmdk)) == data
     subprocess.run(["qemu-img", "compare", "-f", "raw", "-F", "vmdk", raw, vmdk], check=True)
 
 
