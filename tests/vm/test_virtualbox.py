@@ -22,6 +22,7 @@ import box
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / ".cache/test-virtualbox"
+SCREEN = ROOT / ".cache/test-virtualbox.ppm"
 ENVIRONMENT = os.environ | {
     "PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}",
     "SETTINGS_LOCAL": str((WORK / "settings.yml").relative_to(ROOT)),
@@ -47,12 +48,8 @@ def run(*command: str | Path) -> str:
 def insecure_key() -> Path:
     """Vagrant's own copy of the well-known key, where 2.4 puts it or, before that, 2.3."""
     home = WORK / "home"
-    subprocess.run(
-        ["vagrant", "global-status"],
-        check=True,
-        env=os.environ | {"VAGRANT_HOME": str(home)},
-        stdout=subprocess.DEVNULL,
-    )
+    environment = os.environ | {"VAGRANT_HOME": str(home), "VAGRANT_CHECKPOINT_DISABLE": "1"}
+    subprocess.run(["vagrant", "global-status"], check=True, cwd=WORK, env=environment, stdout=subprocess.DEVNULL)
     new, old = home / "insecure_private_keys/vagrant.key.rsa", home / "insecure_private_key"
     return new if new.exists() else old
 
@@ -84,7 +81,7 @@ class Machine:
             if number and number != other_than:
                 return number
             time.sleep(5)
-        pytest.fail("no answer over SSH")
+        pytest.fail(f"no answer over SSH; of a VM that never booted, {SCREEN} shows the screen")
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +117,14 @@ def machine(package: Path) -> Iterator[Machine]:
     with subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as vm:
         try:
             found = Machine(port, insecure_key())
-            found.wait()
+            try:
+                found.wait()
+            except pytest.fail.Exception:
+                assert vm.stdin
+                vm.stdin.write(f"screendump {SCREEN}\n")
+                vm.stdin.flush()
+                time.sleep(5)
+                raise
             yield found
         finally:
             vm.kill()
