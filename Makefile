@@ -8,7 +8,7 @@ help: ## list the targets
 
 # --- The VM --------------------------------------------------------------------------
 
-.PHONY: up down destroy ssh status logs rollback backup restore db export import doctor
+.PHONY: up down destroy ssh status logs rollback backup restore db export import doctor box
 # -T: no terminal, which would change the line ends.
 admin = vagrant ssh --command "sudo docker exec --interactive users-backend python -m users_backend.admin $(1)" -- -T
 FORMAT = csv
@@ -57,6 +57,10 @@ import: ## save the users of a file: make import FILE=any.csv (or .json); ALL_OR
 doctor: ## what is wrong with this machine or the VM, and what to do; paste it into a bug report
 	@python3 tools/doctor.py
 
+PROVIDER = virtualbox
+box: ## build a box of your own from Debian's packages: make box PROVIDER=virtualbox VERSION=1.0.0 URL=https://boxes.example.com
+	@python3 tools/box.py "$(PROVIDER)" $(if $(VERSION),--version "$(VERSION)") $(if $(URL),--url "$(URL)")
+
 # --- Without a VM --------------------------------------------------------------------
 
 .PHONY: local
@@ -65,8 +69,8 @@ local: .venv/apps ## run both apps on this machine, until Ctrl-C
 
 # --- Work on the project -------------------------------------------------------------
 
-.PHONY: lint check test torture cloud tutorial bench docs lock
-lint check test torture cloud tutorial bench docs lock: export PATH := $(CURDIR)/.venv/bin:$(PATH)
+.PHONY: lint check test torture cloud virtualbox tutorial bench docs lock
+lint check test torture cloud virtualbox tutorial bench docs lock: export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 lint: .venv/dev ## read the code without running it
 	ruff check
@@ -89,6 +93,9 @@ torture: .venv/dev ## cut the VM's power and break all else under load; renew th
 
 cloud: .venv/dev ## test cloud/user-data.yml on a machine that boots with it (15 minutes and more)
 	pytest --capture no tests/vm/test_cloud.py
+
+virtualbox: .venv/dev ## boot the disk of the box for VirtualBox under QEMU, and run the playbook on it (15 minutes and more)
+	pytest --capture no tests/vm/test_virtualbox.py
 
 tutorial: .venv/dev ## follow docs/add-a-service.md in a VM, word for word (half an hour)
 	pytest --capture no tests/vm/test_vm.py -k "make_up_ends or tutorial"

@@ -40,6 +40,12 @@ ELSEWHERE = {
     "vagrant reload --provision": ("docs/add-a-service.md", "vagrant reload --provision"),  # which test_vm.py follows
     "vagrant provision": ("tests/vm/test_vm.py", '"vagrant", "provision", "--provision-with", "site"'),
     "vagrant destroy": ("tests/vm/test_vm.py", '"vagrant", "destroy", "--force"'),
+    "make box PROVIDER=virtualbox VERSION=1.0.0 URL=https://boxes.example.com": (
+        "tests/vm/test_virtualbox.py",
+        'box.make("virtualbox", "1.0.0"',
+    ),
+    "vagrant box outdated": ("tests/test_box.py", '"box", "outdated"'),
+    "vagrant box update": ("tests/test_box.py", '"box", "update"'),
     "make export": ("tests/vm/test_vm.py", '"make", "export", f"FILE='),
     "make import FILE=data/users.csv": ("tests/vm/test_vm.py", '"make", "import", f"FILE='),
     "docker compose up": ("molecule/default/tests/test_compose.py", "docker compose up"),
@@ -60,11 +66,14 @@ ELSEWHERE |= {
 
 PROXY = "No proxy has this name; tests/vm/test_vm.py has one of its own."
 BOX = "No box can be downloaded here, so Vagrant has none of this name."
+VIRTUALBOX = "There is no VirtualBox here: this is for a person who has one."
 CANNOT = {
     'sqlite3 -readonly data/users.db "select * from users"': "sqlite3 is not installed; Python reads the file in tests.",
     "export http_proxy=http://proxy.example.com:3128 https_proxy=http://proxy.example.com:3128": PROXY,
     "export no_proxy=localhost,127.0.0.1": PROXY,
     "vagrant box repackage bento/ubuntu-24.04 virtualbox 202510.26.0": BOX,
     "vagrant box remove bento/ubuntu-24.04": BOX,
+    "vagrant --version": VIRTUALBOX,
+    "vagrant up --provider virtualbox > up.log 2>&1": VIRTUALBOX,
     "ssh -N -L 8000:127.0.0.1:8000 -L 8080:127.0.0.1:8080 ubuntu@203.0.113.10": "There is no machine at this address.",
 }

@@ -124,6 +124,21 @@ def test_up_asks_virtualbox_for_what_the_settings_say(project: Path, box: str, f
     assert set(arguments("sharedfolder", "--hostpath")) == {str(project), str(project / "data")}
 
 
+def test_up_takes_the_box_from_a_catalogue_and_remembers_it_for_updates(
+    project: Path, box: str, free_ports: tuple[int, int]
+) -> None:
+    provider = {"name": "virtualbox", "url": (project / "box.tar").as_uri()}
+    catalogue = {"name": "users/debian-13", "versions": [{"version": "1.0.0", "providers": [provider]}]}
+    (project / "box.json").write_text(json.dumps(catalogue))
+    settings = "vm: {box: users/debian-13, box_url: box.json}\n"
+    (project / "settings.local.yml").write_text(settings + port_settings(*free_ports))
+    output = vagrant(project, "up", "--provider", "virtualbox").stdout
+    assert "Successfully added box 'users/debian-13' (v1.0.0) for 'virtualbox'" in output
+    catalogue["versions"] = [{"version": "1.1.0", "providers": [provider]}]
+    (project / "box.json").write_text(json.dumps(catalogue))
+    assert "'users/debian-13' (v1.1.0)" in vagrant(project, "box", "update", "--provider", "virtualbox").stdout
+
+
 def test_a_busy_port_is_named_with_its_program_and_the_setting_before_anything_boots(project: Path, box: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as busy, socket.create_server(("127.0.0.1", 0)) as other:
         port = busy.getsockname()[1]

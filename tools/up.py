@@ -67,28 +67,33 @@ def check_machine() -> None:
                 print(doctor.line(level, topic, text), flush=True)
 
 
-def install() -> None:
-    """Installs the packages that are missing."""
+def install_packages(packages: list[str]) -> None:
+    """Installs those of Debian's or Ubuntu's packages that are missing."""
     query = subprocess.run(
-        ["dpkg-query", "--show", "--showformat=${Package} ${Status}\n", *PACKAGES],
+        ["dpkg-query", "--show", "--showformat=${Package} ${Status}\n", *packages],
         check=False,  # it fails when one of them is unknown
         text=True,
         capture_output=True,
     )
     installed = {line.split()[0] for line in query.stdout.splitlines() if line.endswith("install ok installed")}
-    missing = [package for package in PACKAGES if package not in installed]
-    if not missing and any(map(os.path.exists, VIRTIOFSD)):
+    missing = [package for package in packages if package not in installed]
+    if not missing:
         return
-    with step(f"Installing {', '.join(missing) or 'virtiofsd'}"):
+    with step(f"Installing {', '.join(missing)}"):
         network = (
             "The package mirrors could not be used. Check the network; behind a company proxy, "
-            "set http_proxy and https_proxy and run `make up` again (with sudo -E where you use sudo)."
+            "set http_proxy and https_proxy and run the same command again (with sudo -E where you use sudo)."
         )
         apt = [*SUDO, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", *APT_OPTIONS]
         run([*apt, "--error-on=any", "update"], network)
         run([*apt, "install", "-y", "--no-install-recommends", *missing], network)
-        if not any(map(os.path.exists, VIRTIOFSD)):
-            run([*apt, "install", "-y", "--no-install-recommends", "virtiofsd"], network)
+
+
+def install() -> None:
+    """Installs what QEMU's way needs."""
+    install_packages(PACKAGES)
+    if not any(map(os.path.exists, VIRTIOFSD)):
+        install_packages(["virtiofsd"])
 
 
 def start_libvirt() -> None:
@@ -120,6 +125,15 @@ def start_libvirt() -> None:
         print("You are now in the group libvirt; log out and in once before you call vagrant yourself.")
 
 
+def run_recipe(recipe: str, output: Path, *arguments: str) -> None:
+    """Runs box/`recipe` as root, so that it writes `output`."""
+    proxy = f"http_proxy={os.environ.get('http_proxy', '')}"
+    run(
+        [*SUDO, "env", proxy, str(ROOT / "box" / recipe), str(output), *arguments],
+        f"box/{recipe} failed. It fetches Debian's packages; check the network and the free disk space.",
+    )
+
+
 def build(recipe: str, name: str, suffix: str, *arguments: str) -> str:
     """Runs box/`recipe` if its output is not in the cache. Returns the file, relative to the project.
 
@@ -130,17 +144,7 @@ def build(recipe: str, name: str, suffix: str, *arguments: str) -> str:
     if not output.exists():
         with step(f"Building {name} from Debian's packages"):
             CACHE.mkdir(exist_ok=True)
-            run(
-                [
-                    *SUDO,
-                    "env",
-                    f"http_proxy={os.environ.get('http_proxy', '')}",
-                    str(ROOT / "box" / recipe),
-                    str(output),
-                    *arguments,
-                ],
-                f"box/{recipe} failed. It fetches Debian's packages; check the network and the free disk space.",
-            )
+            run_recipe(recipe, output, *arguments)
             for old in set(CACHE.glob(f"{name}-*{suffix}")) - {output}:
                 old.unlink()
     return str(output.relative_to(ROOT))

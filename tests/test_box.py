@@ -1,0 +1,299 @@
+"""The box of `make box`, as far as that goes without VirtualBox and without a VM: what the OVF may say, what VirtualBox
+reads of the disk, and a real Vagrant that takes a box from the catalogue and updates it.
+
+The rules for the OVF are those of DMTF's schema DSP8023 1.1.1, whose file no package brings along, so they are written
+down here; what VirtualBox accepts is what its reader does (src/VBox/Main/xml/ovfreader.cpp and ApplianceImplImport.cpp,
+7.0), and how it reads the disk is in vmdkStreamReadSequential (src/VBox/Storage/VMDK.cpp).
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import struct
+import subprocess
+import tarfile
+import threading
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from doctor import Stop
+
+import box
+
+ROOT = Path(__file__).resolve().parents[1]
+OVF = ElementTree.parse(ROOT / "box/box.ovf").getroot()
+CIM = "http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2"
+SPACES = {
+    "ovf": "http://schemas.dmtf.org/ovf/envelope/1",
+    "rasd": f"{CIM}/CIM_ResourceAllocationSettingData",
+    "vssd": f"{CIM}/CIM_VirtualSystemSettingData",
+}
+NAMES = {f"{{{uri}}}": f"{prefix}:" for prefix, uri in SPACES.items()}
+
+# For each element its children, in their order: ? may be missing, + may come several times.
+SCHEMA = {
+    "ovf:Envelope": "ovf:References ovf:DiskSection ovf:NetworkSection ovf:VirtualSystem",
+    "ovf:References": "ovf:File",
+    "ovf:DiskSection": "ovf:Info ovf:Disk",
+    "ovf:NetworkSection": "ovf:Info ovf:Network",
+    "ovf:VirtualSystem": "ovf:Info ovf:OperatingSystemSection ovf:VirtualHardwareSection",
+    "ovf:OperatingSystemSection": "ovf:Info ovf:Description?",
+    "ovf:VirtualHardwareSection": "ovf:Info ovf:System ovf:Item+",
+    "ovf:System": "vssd:ElementName vssd:InstanceID vssd:VirtualSystemIdentifier? vssd:VirtualSystemType?",
+    "ovf:Item": "rasd:Address? rasd:AddressOnParent? rasd:AllocationUnits? rasd:AutomaticAllocation? rasd:Caption? "
+    "rasd:Connection? rasd:Description? rasd:ElementName rasd:HostResource? rasd:InstanceID rasd:Parent? "
+    "rasd:ResourceSubType? rasd:ResourceType rasd:VirtualQuantity?",
+}
+ATTRIBUTES = {
+    "ovf:File": {"id", "href"},
+    "ovf:Disk": {"diskId", "fileRef", "capacity", "format"},
+    "ovf:Network": {"name"},
+    "ovf:VirtualSystem": {"id"},
+    "ovf:OperatingSystemSection": {"id"},
+}
+SECTOR, GRAIN = 512, 65536  # bytes
+
+
+def short(name: str) -> str:
+    """{namespace}Name as prefix:Name."""
+    for long, prefix in NAMES.items():
+        name = name.replace(long, prefix)
+    return name
+
+
+def items() -> dict[int, dict[str, str]]:
+    """The hardware, by rasd:ResourceType."""
+    found = {}
+    for item in OVF.findall(".//ovf:Item", SPACES):
+        values = {short(child.tag).removeprefix("rasd:"): child.text or "" for child in item}
+        found[int(values["ResourceType"])] = values
+    return found
+
+
+def test_each_element_of_the_ovf_has_the_children_and_attributes_that_the_schema_wants_in_its_order() -> None:
+    assert OVF.tag == f"{{{SPACES['ovf']}}}Envelope"
+    for element in OVF.iter():
+        name = short(element.tag)
+        children = [short(child.tag) for child in element]
+        for rule in SCHEMA.get(name, "").split():
+            wanted = rule.rstrip("?+")
+            assert rule.endswith("?") or children[:1] == [wanted], f"{name} has no {wanted} in its place"
+            while children[:1] == [wanted]:
+                children.pop(0)
+                if not rule.endswith("+"):
+                    break
+        assert children == [], f"not in {name}, or not in this place"
+        attributes = {short(attribute) for attribute in element.attrib}
+        assert attributes == {f"ovf:{attribute}" for attribute in ATTRIBUTES.get(name, set())}, name
+        assert len(element) or (element.text or "").strip() or attributes, f"{name} is empty"
+
+
+def test_the_ovf_names_hardware_that_virtualbox_makes_and_its_own_files() -> None:
+    hardware = items()
+    assert set(hardware) == {3, 4, 10, 17, 20}  # processors, memory, network card, disk, SATA controller
+    numbers = [item["InstanceID"] for item in hardware.values()]
+    assert len(set(numbers)) == len(numbers) == 5
+    assert hardware[4]["AllocationUnits"] == "byte * 2^20"  # others are refused
+    assert hardware[20]["ResourceSubType"] == "AHCI"  # this, VirtioSCSI or NVMe
+    assert hardware[17]["Parent"] == hardware[20]["InstanceID"]
+    assert (hardware[10]["ResourceSubType"], hardware[10]["Connection"]) == ("E1000", "NAT")
+    assert OVF.find(".//ovf:Network", SPACES).attrib == {f"{{{SPACES['ovf']}}}name": "NAT"}
+    # An E1000 is Intel's 82540EM, which QEMU has as well, only in an OVF of VirtualBox's own kind.
+    assert OVF.find(".//vssd:VirtualSystemType", SPACES).text == "virtualbox-2.2"
+    file, disk = OVF.find(".//ovf:File", SPACES).attrib, OVF.find(".//ovf:Disk", SPACES).attrib
+    file, disk = ({short(key): value for key, value in each.items()} for each in (file, disk))
+    assert file["ovf:href"] == "box.vmdk"
+    assert disk["ovf:fileRef"] == file["ovf:id"]
+    assert hardware[17]["HostResource"] == f"ovf:/disk/{disk['ovf:diskId']}"
+    assert int(disk["ovf:capacity"]) == 20 * 2**30  # what build-box truncates the disk to
+    assert disk["ovf:format"].endswith("vmdk.html#streamOptimized")
+
+
+def read_stream(vmdk: Path) -> Iterator[tuple[int, bytes]]:
+    """The grains of a stream-optimised VMDK with their numbers, read as VirtualBox does: forward only, to the end."""
+    last = -1
+    with open(vmdk, "rb") as file:
+        magic, version, flags, _, grain, _, _, tables, _, _, overhead = struct.unpack("<4sIIQQQQIQQQ", file.read(72))
+        assert (magic, version, flags & 0x30000) == (b"KDMV", 3, 0x30000)  # compressed, with markers
+        assert grain * SECTOR == GRAIN
+        file.seek(overhead * SECTOR)
+        while True:
+            number, size, kind = struct.unpack("<QII", file.read(16))
+            if size:
+                file.seek(-4, os.SEEK_CUR)
+                assert number // grain > last, "not in order"
+                last = number // grain
+                yield last, zlib.decompress(file.read(size))
+                file.seek(-file.tell() % SECTOR, os.SEEK_CUR)
+                continue
+            # Behind its marker: nothing (end), a grain table, the grain directory, or the footer.
+            skip = {0: 0, 1: tables * 4, 2: number * SECTOR, 3: SECTOR}[kind]
+            file.seek(SECTOR - 16 + skip, os.SEEK_CUR)
+            if kind == 0:
+                assert file.read() == b""
+                return
+
+
+def disk_image(folder: Path) -> tuple[Path, dict[int, bytes]]:
+    """A raw disk of 80 MiB with data here and there, and those grains."""
+    data = {number: hashlib.sha256(bytes([number % 251])).digest() * (GRAIN // 32) for number in (0, 1, 511, 512, 1100)}
+    raw = folder / "disk.raw"
+    with open(raw, "wb") as file:
+        for number, content in data.items():
+            file.seek(number * GRAIN)
+            file.write(content)
+        file.truncate(80 * 2**20)
+    return raw, data
+
+
+def test_virtualbox_can_read_the_stream_to_its_end_and_qemu_reads_the_same_disk(tmp_path: Path) -> None:
+    raw, data = disk_image(tmp_path)
+    converter = next(line for line in (ROOT / "box/build-box").read_text().splitlines() if "VMDKstream" in line)
+    script = converter.replace("$work", str(tmp_path))
+    subprocess.run(["sh", "-ec", script], check=True)
+    vmdk = tmp_path / "box.vmdk"
+    assert dict(read_stream(vmdk)) == data
+    subprocess.run(["qemu-img", "compare", "-f", "raw", "-F", "vmdk", raw, vmdk], check=True)
+
+
+# --- make box, with a recipe that takes no minutes -----------------------------------
+
+
+@pytest.fixture
+def boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project whose recipe makes a box without a disk; returns its folder of boxes."""
+    (tmp_path / "box").mkdir()
+    recipe = tmp_path / "box/build-box"
+    recipe.write_text(
+        '#!/bin/sh\nset -eu\ncd "${1%/*}"\n'
+        'printf \'{"provider": "%s", "version": "%s"}\' "$3" "$5" > metadata.json\n'
+        "tar -cf package.box metadata.json\nrm metadata.json\n"
+    )
+    recipe.chmod(0o755)
+    monkeypatch.setattr(box, "ROOT", tmp_path)
+    monkeypatch.setattr("up.ROOT", tmp_path)
+    monkeypatch.setattr(box, "BOXES", tmp_path / "boxes")
+    monkeypatch.setattr(box, "PACKAGES", ["tar"])
+    return tmp_path / "boxes"
+
+
+def test_make_box_writes_the_box_and_lists_it_with_its_checksum(
+    boxes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    box.make("virtualbox", "1.0.0", "https://boxes.example.com/")
+    box.make("virtualbox", "1.1.0", "https://boxes.example.com")
+    content = json.loads((boxes / "virtualbox/box.json").read_text())
+    assert content["name"] == "users/debian-13"
+    assert [version["version"] for version in content["versions"]] == ["1.0.0", "1.1.0"]
+    for version in content["versions"]:
+        (provider,) = version["providers"]
+        file = boxes / f"virtualbox/{version['version']}/package.box"
+        assert provider["name"] == "virtualbox"
+        assert provider["url"] == f"https://boxes.example.com/{version['version']}/package.box"
+        assert provider["checksum_type"] == "sha256"
+        assert provider["checksum"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert "box_url: https://boxes.example.com/box.json" in capsys.readouterr().out
+
+
+def test_a_version_is_never_made_twice(boxes: Path) -> None:
+    box.make("virtualbox", "1.0.0", "")
+    with pytest.raises(Stop, match=r"boxes/virtualbox/1\.0\.0 is there already\. Give another VERSION"):
+        box.make("virtualbox", "1.0.0", "")
+
+
+def test_a_version_that_vagrant_would_refuse_is_refused(boxes: Path) -> None:
+    with pytest.raises(Stop, match=r'VERSION is "v1"; it must be numbers with dots'):
+        box.make("virtualbox", "v1", "")
+    assert not boxes.exists()
+
+
+def test_a_failed_build_leaves_nothing_and_says_why(boxes: Path) -> None:
+    (boxes.parent / "box/build-box").write_text("#!/bin/sh\necho the mirror is on fire\nexit 1\n")
+    with pytest.raises(Stop, match=r"(?s)box/build-box failed.*the mirror is on fire"):
+        box.make("virtualbox", "1.0.0", "")
+    assert list((boxes / "virtualbox").iterdir()) == []
+
+
+def test_another_system_is_told_where_to_build(boxes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    with pytest.raises(Stop, match=r"on Debian or Ubuntu \(x86_64\); this is Linux \(arm64\)\. Run `make box` on such"):
+        box.make("virtualbox", "1.0.0", "")
+
+
+def test_the_recipe_refuses_a_provider_that_it_does_not_know(tmp_path: Path) -> None:
+    recipe = [ROOT / "box/build-box", tmp_path / "package.box", "--provider", "vmware"]
+    result = subprocess.run(recipe, check=False, text=True, capture_output=True)
+    assert result.returncode == 2
+    assert result.stderr == "build-box: the provider is libvirt or virtualbox, not vmware\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- A real Vagrant ------------------------------------------------------------------
+
+
+def vagrant(home: Path, *arguments: str) -> str:
+    """Run Vagrant, with a home of its own, in a project that uses the box; return what it prints."""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "VAGRANT_HOME": str(home / "home"),
+        "VAGRANT_CHECKPOINT_DISABLE": "1",
+    }
+    result = subprocess.run(
+        ["vagrant", "--no-tty", *arguments],
+        check=False,
+        cwd=home,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    return result.stdout
+
+
+@contextmanager
+def web_server(folder: Path) -> Iterator[str]:
+    """Serves a folder; yields its address."""
+    handler = partial(SimpleHTTPRequestHandler, directory=folder)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+def test_vagrant_takes_the_box_from_the_catalogue_and_updates_it(boxes: Path, tmp_path: Path) -> None:
+    """From a web server; and in the form of files, which `make box` without an address writes."""
+    shelf = boxes / "virtualbox"
+    shelf.mkdir(parents=True)
+    with web_server(shelf) as url:
+        for address, one, two in ((url, "1.0.0", "1.1.0"), ("", "2.0.0", "2.1.0")):
+            shelf_url = address or shelf.as_uri()
+            box.make("virtualbox", one, address)
+            assert f"Successfully added box 'users/debian-13' (v{one}) for 'virtualbox'" in vagrant(
+                tmp_path, "box", "add", "--provider", "virtualbox", f"{shelf_url}/box.json"
+            )
+            assert "A newer version" not in vagrant(tmp_path, "box", "outdated", "--global")
+            box.make("virtualbox", two, address)
+            assert f"is outdated! Current: {one}. Latest: {two}" in vagrant(tmp_path, "box", "outdated", "--global")
+            update = ("box", "update", "--box", "users/debian-13", "--provider", "virtualbox")
+            assert f"Successfully added box 'users/debian-13' (v{two}) for 'virtualbox'" in vagrant(tmp_path, *update)
+            assert f"(virtualbox, {two})" in vagrant(tmp_path, "box", "list")
+            shutil.rmtree(tmp_path / "home")
+
+
+def test_vagrant_refuses_a_box_that_is_not_the_one_of_the_catalogue(boxes: Path, tmp_path: Path) -> None:
+    box.make("virtualbox", "1.0.0", "")
+    with tarfile.open(boxes / "virtualbox/1.0.0/package.box", "a") as file:
+        file.add(ROOT / "LICENSE", "LICENSE")
+    output = vagrant(tmp_path, "box", "add", "--provider", "virtualbox", f"{(boxes / 'virtualbox').as_uri()}/box.json")
+    assert "checksum of the downloaded box did not match the expected" in " ".join(output.split())
+    assert "There are no installed boxes!" in vagrant(tmp_path, "box", "list")
