@@ -89,7 +89,7 @@ test: check ## everything: `check`, crashes and full disks, `vagrant up` with An
 ROUNDS = 25
 torture: .venv/dev ## cut the VM's power and break all else under load; renew the table of docs/reliability.md (2 hours)
 	tests/install-tools
-	ROUNDS=$(ROUNDS) pytest --capture no tests/vm/test_vm.py -k "make_up_ends or nothing_acknowledged"
+	ROUNDS=$(ROUNDS) pytest --capture no tests/vm/test_vm.py -k nothing_acknowledged
 
 cloud: .venv/dev ## test cloud/user-data.yml on a machine that boots with it (15 minutes and more)
 	pytest --capture no tests/vm/test_cloud.py
@@ -98,7 +98,7 @@ virtualbox: .venv/dev ## boot the disk of the box for VirtualBox under QEMU, and
 	pytest --capture no tests/vm/test_virtualbox.py
 
 tutorial: .venv/dev ## follow docs/add-a-service.md in a VM, word for word (half an hour)
-	pytest --capture no tests/vm/test_vm.py -k "make_up_ends or tutorial"
+	pytest --capture no tests/vm/test_vm.py -k tutorial
 
 bench: .venv/dev ## compare the speed with a textbook app's and with what is possible (10 minutes, and two VMs)
 	tests/install-tools
