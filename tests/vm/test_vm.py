@@ -41,6 +41,7 @@ ENVIRONMENT = os.environ | {
 }
 
 BROWSER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+CACHED = {"cache_dir": ".cache/test/guest"}  # where a VM keeps what the next one needs
 RULE = "users-test"  # how our rule is called in the firewall
 
 pytestmark = pytest.mark.timeout(4800)  # seconds; software emulation is slow
@@ -178,7 +179,7 @@ def test_a_second_make_up_finds_nothing_to_do() -> None:
 
 
 def test_the_database_moves_to_the_vms_own_disk_and_destroy_leaves_a_copy() -> None:
-    given = yaml.safe_load((ROOT / ENVIRONMENT["SETTINGS_LOCAL"]).read_text())
+    given = yaml.safe_load((ROOT / ENVIRONMENT["SETTINGS_LOCAL"]).read_text()) | CACHED
     given["services"]["backend"]["volumes"] = [
         {"source": "/var/lib/users", "target": "/data"},
         {"source": "/data/backups", "target": "/data/backups", "shared": "/data"},
@@ -199,6 +200,23 @@ def test_the_database_moves_to_the_vms_own_disk_and_destroy_leaves_a_copy() -> N
     assert names(DATABASE) == {1: "Ana"}, "the one on the laptop was not touched, and outlives the VM"
 
 
+def test_the_next_vm_needs_no_network() -> None:
+    """The test before has destroyed a VM that kept its packages and images."""
+    settings = WORK / "settings.yml"
+    settings.write_text(yaml.dump(yaml.safe_load((ROOT / ENVIRONMENT["SETTINGS_LOCAL"]).read_text()) | CACHED))
+    local = {"SETTINGS_LOCAL": str(settings.relative_to(ROOT))}
+    start = time.monotonic()
+    with cut_off("192.168.121.0/24"):  # the network that vagrant-libvirt makes
+        output = run("make", "up", **local)
+    print(f"Without the network, `make up` took {time.monotonic() - start:.0f} s.")
+    assert "Taken from the cache: packages users-backend:" in output
+    assert "Run docker build" not in output
+    for port, path in ((18080, "/healthz"), (18000, "/healthz")):
+        assert BROWSER.open(f"http://127.0.0.1:{port}{path}").status == 200
+    assert "Nothing in it is new." in run("make", "destroy", **local)
+    assert names(DATABASE) == {1: "Ana"}
+
+
 def names(database: Path) -> dict[int, str]:
     """The users 1 and 5 of a database."""
     with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
@@ -206,15 +224,12 @@ def names(database: Path) -> dict[int, str]:
 
 
 @contextlib.contextmanager
-def cut_off() -> Iterator[str]:
-    """While it lasts, the VM reaches no other machine than this one, whose address there it yields."""
-    host = re.search(r"HostName (\S+)", (WORK / "ssh-config").read_text())
-    assert host
-    [route] = json.loads(subprocess.check_output(["ip", "-json", "route", "get", host[1]]))
-    rule = ["FORWARD", "--source", host[1], "--match", "comment", "--comment", RULE, "--jump", "REJECT"]
+def cut_off(source: str) -> Iterator[None]:
+    """While it lasts, a VM with such an address reaches no other machine than this one."""
+    rule = ["FORWARD", "--source", source, "--match", "comment", "--comment", RULE, "--jump", "REJECT"]
     run(*up.SUDO, "iptables", "--insert", *rule)
     try:
-        yield route["prefsrc"]
+        yield
     finally:
         let_out()
 
@@ -247,12 +262,15 @@ def test_molecule_test_in_a_company_whose_proxy_is_the_only_way_out(forward_prox
     local = {"SETTINGS_LOCAL": str(settings.relative_to(ROOT))}
     run("molecule", "destroy")  # it remembers the VM of a run that was cut off, and would make no other
     run("molecule", "create")
-    with cut_off() as gateway:
+    host = re.search(r"HostName (\S+)", (WORK / "ssh-config").read_text())
+    assert host
+    [route] = json.loads(subprocess.check_output(["ip", "-json", "route", "get", host[1]]))
+    with cut_off(host[1]):
         output = run("vagrant", "provision", "--provision-with", "ansible", fails=True)
         assert "(the distribution's packages) does not answer. " in output
         assert "set network.http_proxy." in output
 
-        proxy = forward_proxy(gateway)
+        proxy = forward_proxy(route["prefsrc"])
         company = {"http_proxy": proxy.url, "https_proxy": proxy.url}
         settings.write_text(yaml.dump(given | {"network": company}))
         run("vagrant", "provision", "--provision-with", "ansible", **local)
