@@ -52,7 +52,7 @@ class Machine:
             Path(file["path"]).chmod(int(file.get("permissions", "0644"), 8))
 
         shutil.copytree(ROOT / "ansible", self.project / "ansible")
-        for name in ("ansible.cfg", "settings.yml"):
+        for name in ("ansible.cfg", "settings.yml", ".gitignore"):  # the last: Ansible caches its plugins' bytecode
             shutil.copy(ROOT / name, self.project)
         [play] = yaml.safe_load((ROOT / "ansible/site.yml").read_text())
         del play["become"], play["roles"], play["pre_tasks"][1:]
