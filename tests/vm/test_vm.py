@@ -112,7 +112,12 @@ def vm_host() -> Iterator[None]:
 
 
 def test_make_up_ends_with_both_urls_and_a_user_created_in_a_browser() -> None:
-    run("make", "up")
+    output = run("make", "up")
+    assert "WHERE THE TIME WENT" in output
+    timing = json.loads((ROOT / ".cache/timing.json").read_text())
+    assert set(timing["parts"]) == {"Vagrant and the VM", "Ansible's installation", "playbook"}
+    assert f"{timing['seconds']} s in all: " in output
+    assert {"role docker", "image of backend", "service frontend, until it is healthy"} < set(timing["steps"])
     with open(WORK / "ssh-config", "w") as file:
         subprocess.run(["vagrant", "ssh-config"], check=True, cwd=ROOT, env=ENVIRONMENT, stdout=file)
     with sync_playwright() as playwright:
