@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 USER_DATA = (ROOT / "cloud/user-data.yml").read_text()
 GUIDE = (ROOT / "docs/any-machine.md").read_text()
 REPOSITORY = "https://github.com/YOUR-NAME/YOUR-REPOSITORY.git"
-ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "USERS_TIMING": os.devnull}
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
