@@ -233,6 +233,7 @@ Machine = Struct.new(:ui, :state, :communicate)
 ui = Object.new
 %w[info success warn].each { |level| ui.define_singleton_method(level) { |text| puts "#{level}: #{text}" } }
 guest = Object.new
+guest.define_singleton_method(:ready?) { READY }
 guest.define_singleton_method(:sudo) { |command, **_, &output| BEHAVIOUR }
 Cache.send(:remove_const, :SECONDS)
 Cache::SECONDS = 1
@@ -249,7 +250,7 @@ COMMAND = "bash /vagrant/vagrant/cache.sh keep /vagrant/.cache/test-guest python
         ("0", "success: Nothing in it is new."),
         (
             'output.call(:stderr, "No service runs in this VM."); 1',
-            "(No service runs in this VM.). The next VM fetches",
+            "(No service runs in this VM). The next VM fetches",
         ),
         ('raise "no way in"', "warn: The cache was not renewed (no way in). The next VM fetches what it lacks."),
         ("sleep 60", "warn: The cache was not renewed (execution expired). The next VM fetches what it lacks."),
@@ -269,10 +270,16 @@ def test_a_vm_that_is_off_is_not_asked_nor_where_nothing_shall_be_kept(
     assert not (tmp_path / ".cache").exists()
 
 
-def destroy(project: Path, behaviour: str, state: str = "running", folder: str = ".cache/test-guest") -> str:
+def test_a_vm_without_ssh_is_not_waited_for(tmp_path: Path) -> None:
+    assert "(the VM does not answer)" in destroy(tmp_path, "sleep 60", ready="false")
+
+
+def destroy(
+    project: Path, behaviour: str, state: str = "running", folder: str = ".cache/test-guest", ready: str = "true"
+) -> str:
     """What is said before a VM in this state is destroyed, whose communicator behaves so."""
     shutil.copytree(ROOT / "vagrant", project / "vagrant")
-    script = RUBY.replace("BEHAVIOUR", behaviour).replace("STATE", state).replace("DIR", folder)
+    script = RUBY.replace("BEHAVIOUR", behaviour).replace("STATE", state).replace("DIR", folder).replace("READY", ready)
     return subprocess.run(
         ["ruby", "-e", script], check=True, cwd=project, text=True, stdout=subprocess.PIPE, timeout=30
     ).stdout

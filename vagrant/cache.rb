@@ -17,6 +17,8 @@ module Cache
   def keep(machine, settings)
     return if settings["cache_dir"].empty? || machine.state.id != :running
 
+    raise "the VM does not answer" unless machine.communicate.ready?
+
     machine.ui.info("Keeping packages and images for the next VM in #{settings['cache_dir']} ...")
     FileUtils.mkdir_p(File.join(Settings::ROOT, settings["cache_dir"])) # by its user, who can then empty it
     command = ["bash", "/vagrant/vagrant/cache.sh", "keep", folder(settings), settings["image"]["base"]].shelljoin
@@ -28,6 +30,6 @@ module Cache
 
     machine.ui.success(said.empty? ? "Nothing in it is new." : said.strip)
   rescue StandardError => e
-    machine.ui.warn("The cache was not renewed (#{e.message.strip.lines.last.to_s.strip}). The next VM fetches what it lacks.")
+    machine.ui.warn("The cache was not renewed (#{e.message.strip.lines.last.to_s.strip.chomp(".")}). The next VM fetches what it lacks.")
   end
 end
