@@ -30,6 +30,7 @@ module Cache
 
     machine.ui.success(said.empty? ? "Nothing in it is new." : said.strip)
   rescue StandardError => e
-    machine.ui.warn("The cache was not renewed (#{e.message.strip.lines.last.to_s.strip.chomp(".")}). The next VM fetches what it lacks.")
+    reason = e.message.strip.lines.last.to_s.strip.chomp(".")
+    machine.ui.warn("The cache was not renewed (#{reason}). The next VM fetches what it lacks.")
   end
 end
