@@ -8,7 +8,7 @@ help: ## list the targets
 
 # --- The VM --------------------------------------------------------------------------
 
-.PHONY: up down destroy ssh status logs rollback backup restore db export import doctor box
+.PHONY: up down destroy ssh status logs rollback backup restore db export import doctor clean-cache box
 # -T: no terminal, which would change the line ends.
 admin = vagrant ssh --command "sudo docker exec --interactive users-backend python -m users_backend.admin $(1)" -- -T
 FORMAT = csv
@@ -56,6 +56,9 @@ import: ## save the users of a file: make import FILE=any.csv (or .json); ALL_OR
 
 doctor: ## what is wrong with this machine or the VM, and what to do; paste it into a bug report
 	@python3 tools/doctor.py
+
+clean-cache: ## remove the packages and images that are kept for the next VM
+	@python3 tools/clean_cache.py
 
 PROVIDER = virtualbox
 box: ## build a box of your own from Debian's packages: make box PROVIDER=virtualbox VERSION=1.0.0 URL=https://boxes.example.com

@@ -309,3 +309,23 @@ def test_an_image_that_cannot_be_built_is_named_with_its_source_and_the_reason(r
         "The image of two could not be built from 2; what ran before still runs.\n"
         "The end of what docker build said:\nno such line\n"
     )
+
+
+@pytest.mark.parametrize(("images", "restored"), [("0123456789ab", False), ("", True)])
+def test_images_that_were_saved_are_put_back_into_a_docker_without_any(
+    render: Any, tmp_path: Path, images: str, restored: bool
+) -> None:
+    (tmp_path / "bin").mkdir()
+    docker = tmp_path / "bin/docker"  # a stand-in with these images, or with the one that was put back
+    docker.write_text(
+        f'#!/bin/sh\ncase "$*" in\n    *--quiet) echo {images} ;;\n    image*) cat {tmp_path}/restored\nesac\n'
+    )
+    docker.chmod(0o755)
+    command = f"echo put back; echo image users-backend:0123 > {tmp_path}/restored"
+    state = render("service", "state.sh.j2", service_restore_command=command)
+    result = subprocess.run(
+        ["sh"], check=False, input=state, env={"PATH": f"{tmp_path}/bin:/usr/bin:/bin"}, text=True, capture_output=True
+    )
+    assert ("image users-backend:0123" in result.stdout) is restored
+    assert ("put back" in result.stderr) is restored
+    assert "put back" not in result.stdout
