@@ -4,8 +4,6 @@ import configparser
 import json
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +11,6 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-ANSIBLE = Path(sys.executable).parent / "ansible"
-
-
-@pytest.fixture
-def render(tmp_path: Path) -> Any:
-    """Renders a template of a role, or an expression, with the role's defaults and these variables."""
-
-    def run(role: str, template: str, **variables: object) -> str:
-        source, output = ROOT / f"roles/{role}/templates/{template}", tmp_path / "output"
-        if "{{" in template:
-            source = tmp_path / "expression"
-            source.write_text(template)
-        defaults = [f"@{ROOT}/roles/{role}/{part}/main.yml" for part in ("defaults", "vars")]
-        extra = [argument for file in defaults if Path(file[1:]).exists() for argument in ("--extra-vars", file)]
-        subprocess.run(
-            [ANSIBLE, "localhost", "--connection", "local", *extra, "--extra-vars", json.dumps(variables)]
-            + ["--module-name", "template", "--args", f"src={source} dest={output}"],
-            check=True,
-            capture_output=True,
-            cwd=ROOT / "roles" / role,
-        )
-        return output.read_text()
-
-    return run
 
 
 def written_file(render: Any, role: str, path: str, **variables: object) -> str:
@@ -249,7 +223,7 @@ def test_the_containers_trust_what_the_machine_trusts(render: Any) -> None:
     ]
 
 
-@pytest.mark.parametrize("role", ["docker", "machine", "service"])
+@pytest.mark.parametrize("role", ["docker", "machine", "proxy", "service"])
 def test_each_default_is_described_and_the_same_in_the_description(role: str) -> None:
     defaults = yaml.safe_load((ROOT / f"roles/{role}/defaults/main.yml").read_text())
     specs = yaml.safe_load((ROOT / f"roles/{role}/meta/argument_specs.yml").read_text())
