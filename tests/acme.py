@@ -43,7 +43,9 @@ class Authority:
 
 
 @contextmanager
-def authority(folder: Path, address: str, ports: tuple[int, int] = (80, 443), seconds: int = 3600) -> Iterator[Authority]:
+def authority(
+    folder: Path, address: str, ports: tuple[int, int] = (80, 443), seconds: int = 3600
+) -> Iterator[Authority]:
     """Runs one at an address of this machine. It looks for who asks at these ports (http, https), and its certificates
     are good for so many seconds."""
     certificate, key, config = folder / "acme.pem", folder / "acme.key", folder / "pebble.json"

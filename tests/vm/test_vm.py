@@ -12,6 +12,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import time
@@ -20,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import acme
 import pytest
 import torture
 import up
@@ -205,16 +207,22 @@ def names(database: Path) -> dict[int, str]:
         return dict(connection.execute("SELECT id, name FROM users WHERE id IN (1, 5)"))
 
 
-@contextlib.contextmanager
-def cut_off() -> Iterator[str]:
-    """While it lasts, the VM reaches no other machine than this one, whose address there it yields."""
+def addresses() -> tuple[str, str]:
+    """The VM's, and this machine's in the VM's network."""
     host = re.search(r"HostName (\S+)", (WORK / "ssh-config").read_text())
     assert host
     [route] = json.loads(subprocess.check_output(["ip", "-json", "route", "get", host[1]]))
-    rule = ["FORWARD", "--source", host[1], "--match", "comment", "--comment", RULE, "--jump", "REJECT"]
+    return host[1], route["prefsrc"]
+
+
+@contextlib.contextmanager
+def cut_off() -> Iterator[str]:
+    """While it lasts, the VM reaches no other machine than this one, whose address there it yields."""
+    there, here = addresses()
+    rule = ["FORWARD", "--source", there, "--match", "comment", "--comment", RULE, "--jump", "REJECT"]
     run(*up.SUDO, "iptables", "--insert", *rule)
     try:
-        yield route["prefsrc"]
+        yield here
     finally:
         let_out()
 
@@ -288,6 +296,58 @@ def test_molecule_test_in_a_company_whose_proxy_is_the_only_way_out(forward_prox
         vm("curl -fsS -X DELETE 127.0.0.1:8080/users/1")
         run("sh", "-ec", f"cd {WORK}\n{re.sub('copy=.*', f'copy={copy}', put_back)}")
         assert vm(f'python3 -c "{read}"') == "('Bia',)\n"
+
+
+def test_from_another_machine_only_https_and_a_password_lead_in(tmp_path: Path) -> None:
+    """On the machine that the test before it leaves; this one is the other machine, and has the authority."""
+    there, here = addresses()
+    domain, password = "users.example.com", "just for the test"
+    settings, users = WORK / "settings.yml", WORK / "https-users"
+    given = yaml.safe_load(settings.read_text())
+    local = {"SETTINGS_LOCAL": str(settings.relative_to(ROOT))}
+    playbook = ("ansible-playbook", "-i", f"{WORK}/hosts.yml", "ansible/site.yml")
+    users.write_text(subprocess.check_output(["htpasswd", "-niB", "ana"], input=password, text=True))
+
+    settings.write_text(yaml.dump(given | {"host_ip": "0.0.0.0"}))
+    said = " ".join(run(*playbook, fails=True, **local).split())
+    assert "so that whoever is in the network could read, change and delete users: https.domain is not set." in said
+
+    with acme.authority(tmp_path, here) as authority:
+        https = {"domain": domain, "users_file": str(users)}
+        https |= {"acme_url": authority.url, "acme_ca_certificate": str(authority.certificate)}
+        settings.write_text(yaml.dump(given | {"host_ip": "0.0.0.0", "https": https}))
+        said = " ".join(run(*playbook, fails=True, **local).split())  # every name leads to this machine
+        assert f"There is no certificate for {domain}. {here}:{acme.DIRECTORY}-dir says: " in said
+        assert re.search(rf"(dial tcp|Failed to connect to) {here}:(80|443)\b", said)
+        assert "mend the domain's A and AAAA records" in said
+        authority.find_names_at(there)
+        run(*playbook, **local)
+        assert "changed=0 " in run(*playbook, **local)
+        root = tmp_path / "root.pem"
+        root.write_text(authority.root())
+
+    def curl(url: str, *options: str) -> str:
+        """What this machine gets: the status and, if any, where it is sent to."""
+        names_ = [word for port in (80, 443, 8444) for word in ("--resolve", f"{domain}:{port}:{there}")]
+        shown = ["--output", "/dev/null", "--write-out", "%{http_code} %{redirect_url}"]
+        return run("curl", "-sS", "--noproxy", "*", "--cacert", str(root), *names_, *shown, *options, url).strip()
+
+    login = ("--user", f"ana:{password}")
+    assert curl(f"http://{domain}/status") == f"301 https://{domain}/status"
+    for url in (f"https://{domain}/", f"https://{domain}:8444/users"):
+        assert curl(url) == curl(url, "--user", "ana:wrong") == "401"
+        assert curl(url, *login) == "200"
+    curl(f"https://{domain}/", *login, "-F", "id=2", "-F", "name=Caio")
+    assert curl(f"https://{domain}:8444/users/2", *login) == "200", "the form reached the service"
+    for port in (8000, 8080):
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((there, port), timeout=10)
+    assert "8444" in vm("/usr/sbin/nft list table inet users_https")
+
+    settings.write_text(yaml.dump(given))
+    run(*playbook, "--tags", "service,proxy", **local)
+    assert not {80, 443, 8444} & {int(port) for port in re.findall(r":(\d+) ", vm("ss -Hltn"))}
+    vm("! /usr/sbin/nft list table inet users_https && curl -fsS 127.0.0.1:8000/healthz")
     run("molecule", "destroy")
     assert names(DATABASE) == {1: "Ana"}
 
