@@ -27,6 +27,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 DOMAIN = "users.example.com"
 PASSWORD = "just for the test"
+TOOLS = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 LIMIT = 1_000_000  # bytes of a request
 
 
@@ -328,14 +329,24 @@ OPEN = "open_to_the_network_without_password: true"
 
 
 @pytest.fixture
-def play(tmp_path: Path) -> Callable[[str], str]:
+def play(tmp_path: Path) -> Callable[..., str]:
     """What the playbook says with these settings, before it does anything."""
 
-    def run(settings: str) -> str:
+    def run(settings: str, *options: str) -> str:
         (tmp_path / "settings.yml").write_text(settings)
-        command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", "-c", "local"]
-        command += ["-e", "ansible_become=false", "--tags", "none", "ansible/site.yml"]
-        environment = os.environ | {"SETTINGS_LOCAL": str(tmp_path / "settings.yml")}
+        command = [
+            "ansible-playbook",
+            "-i",
+            "localhost,",
+            "-c",
+            "local",
+            "-e",
+            "ansible_become=false",
+            "--tags",
+            "none",
+        ]
+        command += [*options, "ansible/site.yml"]
+        environment = os.environ | {"SETTINGS_LOCAL": str(tmp_path / "settings.yml"), "PATH": TOOLS}
         return subprocess.run(command, check=False, cwd=ROOT, env=environment, text=True, capture_output=True).stdout
 
     return run
@@ -350,7 +361,7 @@ def play(tmp_path: Path) -> Callable[[str], str]:
     ],
 )
 def test_the_play_opens_no_door_without_https_and_a_password(
-    play: Callable[[str], str], tmp_path: Path, settings: str, sentence: str
+    play: Callable[..., str], tmp_path: Path, settings: str, sentence: str
 ) -> None:
     (tmp_path / "people").write_text("ana:in-plain-words\n")
     said = " ".join(play(settings.replace("FILE", str(tmp_path / "people"))).split())
@@ -368,10 +379,21 @@ def test_the_play_opens_no_door_without_https_and_a_password(
     ],
 )
 def test_the_play_goes_on_with_a_password_or_where_the_person_wants_none(
-    play: Callable[[str], str], tmp_path: Path, users: list[str], settings: str
+    play: Callable[..., str], tmp_path: Path, users: list[str], settings: str
 ) -> None:
     (tmp_path / "people").write_text("\n".join(["# our team", *users, ""]))
     assert "failed=0" in play(settings.replace("FILE", str(tmp_path / "people")))
+
+
+def test_a_file_that_ansible_vault_encrypts_is_read(play: Callable[..., str], tmp_path: Path, users: list[str]) -> None:
+    people, password = tmp_path / "people", tmp_path / "password"
+    people.write_text("\n".join(users))
+    password.write_text("of the vault")
+    vault = ["ansible-vault", "encrypt", "--vault-password-file", str(password), str(people)]
+    subprocess.run(vault, check=True, capture_output=True, env=os.environ | {"PATH": TOOLS})
+    assert "ana" not in people.read_text()
+    settings = f"{{host_ip: 0.0.0.0, https: {{domain: {DOMAIN}, users_file: {people}}}}}"
+    assert "failed=0" in play(settings, "--vault-password-file", str(password))
 
 
 # --- make trust ----------------------------------------------------------------------
