@@ -183,6 +183,12 @@ def test_the_environment_reaches_the_container_as_it_is(render: Any) -> None:
     assert [line for line in text.splitlines() if not line.startswith("#")] == ["PORT=8080", "A=x y=%z $HOME", "N=1"]
 
 
+def test_the_services_that_check_their_name_are_told_the_machines(render: Any) -> None:
+    service_ = service(environment={"ALLOWED_HOSTS": "localhost,backend", "A": "b"})
+    text = render("service", "container.env.j2", **service_, service_host_name="users.example.com")
+    assert environment(text) == {"PORT": "8080", "ALLOWED_HOSTS": "localhost,backend,users.example.com", "A": "b"}
+
+
 def test_each_secret_is_a_file_of_its_own(render: Any) -> None:
     command = docker_run(render("service", "unit.service.j2", **service(secrets=["SECRET_KEY"])))
     files = [command[n + 1] for n, word in enumerate(command) if word == "--env-file"]

@@ -89,6 +89,7 @@ def test_what_is_open_has_a_password_or_somebody_wants_none(project: Path, local
         ("{host_ip: 0.0.0.0, https: {domain: a.example}}", "https.users_file is not set."),
         ("open_to_the_network_without_password: please", 'is "please"; it must be true or false.'),
         ("https: {domain: 'https://a.example'}", "it must be a name in small letters, such as users.example.com."),
+        ("https: {domain: }", "https.domain is empty; it must be a name in small letters"),
         ("https: {users_file: /etc/people}", "it must be empty, or a path inside the project's folder"),
         ("https: {users_file: people}", 'https.users_file in the settings names "people", and there is no such file'),
         ("https: {max_body: 1MB}", 'https.max_body is "1MB"; it must be a number above 0.'),

@@ -45,7 +45,7 @@ module Settings
     "services.[].volumes" => [->(v) { v.is_a?(Array) && v.all? { |e| volume?(e) } },
                               "a list of entries with source, target (both start with /), and shared, the shared folder that source lies on"],
     "services.[].memory" => [->(v) { v.to_s.match?(/\A\d+[kmg]\z/) }, "a size such as 256m"],
-    "https.domain" => [->(v) { v.to_s.match?(/\A[a-z0-9.-]*\z/) }, "a name in small letters, such as users.example.com"],
+    "https.domain" => [->(v) { v.is_a?(String) && v.match?(/\A[a-z0-9.-]*\z/) }, "a name in small letters, such as users.example.com"],
     "https.users_file" => INSIDE, "https.email" => TEXT, "https.acme_url" => WEB, "https.acme_ca_certificate" => INSIDE,
     "https.max_body" => ABOVE_0, "https.connections_per_second" => ABOVE_0,
     "image.base" => NAME, "image.base_archive" => INSIDE,

@@ -345,7 +345,7 @@ def test_from_another_machine_only_https_and_a_password_lead_in(tmp_path: Path) 
     assert "8444" in vm("/usr/sbin/nft list table inet users_https")
 
     settings.write_text(yaml.dump(given))
-    run(*playbook, "--tags", "service,proxy", **local)
+    run(*playbook, **local)
     assert not {80, 443, 8444} & {int(port) for port in re.findall(r":(\d+) ", vm("ss -Hltn"))}
     vm("! /usr/sbin/nft list table inet users_https && curl -fsS 127.0.0.1:8000/healthz")
     run("molecule", "destroy")
