@@ -57,7 +57,9 @@ import: ## save the users of a file: make import FILE=any.csv (or .json); ALL_OR
 ROOT_CERTIFICATE = https-root.crt
 trust: ## with https: fetch the certificate of the VM's own authority, and say how browsers come to trust it
 	@vagrant ssh --command "sudo cat /var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt" -- -T \
-	    > "$(ROOT_CERTIFICATE).part"
+	    > "$(ROOT_CERTIFICATE).part" || { rm "$(ROOT_CERTIFICATE).part"; \
+	    echo "There is no authority of its own in the VM, or no VM that runs. Set https.domain: localhost in" \
+	        "settings.local.yml and run 'vagrant reload --provision' (docs/https.md)." >&2; exit 1; }
 	@mv "$(ROOT_CERTIFICATE).part" "$(ROOT_CERTIFICATE)"
 	@echo "Written: $(ROOT_CERTIFICATE). One command makes this computer's browsers trust it, another one no longer:"
 	@echo "docs/https.md has both for Windows, macOS and Linux. Firefox has its own way, which stands there, too."

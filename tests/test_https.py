@@ -90,7 +90,8 @@ class Proxy:
         }.items():
             (tools / name).write_text(f"#!/bin/sh\n{script}\n")
             (tools / name).chmod(0o755)
-        self.environment = os.environ | {"XDG_DATA_HOME": str(folder), "PATH": f"{tools}:{os.environ['PATH']}"}
+        homes = {"XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
+        self.environment = os.environ | homes | {"PATH": f"{tools}:{os.environ['PATH']}"}
 
     def caddyfile(self, **variables: object) -> str:
         self.variables |= variables
@@ -414,6 +415,16 @@ def test_make_trust_fetches_the_certificate_of_the_authority_and_says_what_to_do
     assert proxy.certificate(made.read_text())["subjectAltName"] == (("DNS", "localhost"),)
     assert f"Written: {made}" in result.stdout
     assert "docs/https.md" in result.stdout
+
+
+def test_make_trust_without_https_says_what_is_missing(proxy: Proxy, tmp_path: Path) -> None:
+    (tmp_path / "bin/vagrant").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "bin/vagrant").chmod(0o755)
+    command = ["make", "trust", f"ROOT_CERTIFICATE={tmp_path}/root"]
+    result = subprocess.run(command, check=False, cwd=ROOT, env=proxy.environment, text=True, capture_output=True)
+    assert result.returncode != 0
+    assert "There is no authority of its own in the VM, or no VM that runs." in result.stderr
+    assert not [*tmp_path.glob("root*")]
 
 
 # --- Graded by a scanner -------------------------------------------------------------
