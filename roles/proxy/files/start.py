@@ -78,7 +78,7 @@ def main(domain: str, address: str, port: int, seconds: int) -> str:
         said = refusal(log(began))
     return (
         f"There is no certificate for {domain}. {said or f'The authority has not answered within {seconds} s.'}\n"
-        f"{leads_to(domain, address)} The authority must find this machine there, at its public address, and reach its "
+        f"{leads_to(domain, address)} The authority must find this machine by that name, and reach its "
         "ports 80 and 443: mend the domain's A and AAAA records, or open the ports in the firewall (in a cloud, the "
         "security group). Then run the playbook again. An authority may refuse you for hours after a few failures."
     )
