@@ -8,7 +8,7 @@ help: ## list the targets
 
 # --- The VM --------------------------------------------------------------------------
 
-.PHONY: up down destroy ssh status logs rollback backup restore db export import doctor clean-cache box
+.PHONY: up down destroy ssh status logs rollback backup restore db export import trust doctor clean-cache box
 # -T: no terminal, which would change the line ends.
 admin = vagrant ssh --command "sudo docker exec --interactive users-backend python -m users_backend.admin $(1)" -- -T
 FORMAT = csv
@@ -53,6 +53,16 @@ export: ## write all users to data/users.csv; with FORMAT=json or FILE=any.csv e
 
 import: ## save the users of a file: make import FILE=any.csv (or .json); ALL_OR_NOTHING=1 saves none if one is refused
 	@$(call admin,import $(FILE_FORMAT) $(if $(ALL_OR_NOTHING),--all-or-nothing)) < "$(FILE)"
+
+ROOT_CERTIFICATE = https-root.crt
+trust: ## with https: fetch the certificate of the VM's own authority, and say how browsers come to trust it
+	@vagrant ssh --command "sudo cat /var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt" -- -T \
+	    > "$(ROOT_CERTIFICATE).part" || { rm "$(ROOT_CERTIFICATE).part"; \
+	    echo "There is no authority of its own in the VM, or no VM that runs. Set https.domain: localhost in" \
+	        "settings.local.yml and run 'vagrant reload --provision' (docs/https.md)." >&2; exit 1; }
+	@mv "$(ROOT_CERTIFICATE).part" "$(ROOT_CERTIFICATE)"
+	@echo "Written: $(ROOT_CERTIFICATE). One command makes this computer's browsers trust it, another one no longer:"
+	@echo "docs/https.md has both for Windows, macOS and Linux. Firefox has its own way, which stands there, too."
 
 doctor: ## what is wrong with this machine or the VM, and what to do; paste it into a bug report
 	@python3 tools/doctor.py

@@ -283,6 +283,7 @@ def test_a_busy_port_is_told_with_its_program_and_its_setting(project: Project) 
 
 def test_an_address_of_another_computer_is_told(project: Project) -> None:
     project.settings["host_ip"] = "192.0.2.1"  # reserved for documentation, RFC 5737
+    project.settings["open_to_the_network_without_password"] = True
     status, lines = project.doctor()
     assert status == 1
     assert starting(lines, "wrong ports 192.0.2.1 is no address of this computer. Change host_ip")

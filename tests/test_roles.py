@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +13,6 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-ANSIBLE = Path(sys.executable).parent / "ansible"
-
-
-@pytest.fixture
-def render(tmp_path: Path) -> Any:
-    """Renders a template of a role, or an expression, with the role's defaults and these variables."""
-
-    def run(role: str, template: str, **variables: object) -> str:
-        source, output = ROOT / f"roles/{role}/templates/{template}", tmp_path / "output"
-        if "{{" in template:
-            source = tmp_path / "expression"
-            source.write_text(template)
-        defaults = [f"@{ROOT}/roles/{role}/{part}/main.yml" for part in ("defaults", "vars")]
-        extra = [argument for file in defaults if Path(file[1:]).exists() for argument in ("--extra-vars", file)]
-        subprocess.run(
-            [ANSIBLE, "localhost", "--connection", "local", *extra, "--extra-vars", json.dumps(variables)]
-            + ["--module-name", "template", "--args", f"src={source} dest={output}"],
-            check=True,
-            capture_output=True,
-            cwd=ROOT / "roles" / role,
-        )
-        return output.read_text()
-
-    return run
 
 
 def written_file(render: Any, role: str, path: str, **variables: object) -> str:
@@ -210,6 +185,12 @@ def test_the_environment_reaches_the_container_as_it_is(render: Any) -> None:
     assert [line for line in text.splitlines() if not line.startswith("#")] == ["PORT=8080", "A=x y=%z $HOME", "N=1"]
 
 
+def test_the_services_that_check_their_name_are_told_the_machines(render: Any) -> None:
+    service_ = service(environment={"ALLOWED_HOSTS": "localhost,backend", "A": "b"})
+    text = render("service", "container.env.j2", **service_, service_host_name="users.example.com")
+    assert environment(text) == {"PORT": "8080", "ALLOWED_HOSTS": "localhost,backend,users.example.com", "A": "b"}
+
+
 def test_each_secret_is_a_file_of_its_own(render: Any) -> None:
     command = docker_run(render("service", "unit.service.j2", **service(secrets=["SECRET_KEY"])))
     files = [command[n + 1] for n, word in enumerate(command) if word == "--env-file"]
@@ -250,7 +231,7 @@ def test_the_containers_trust_what_the_machine_trusts(render: Any) -> None:
     ]
 
 
-@pytest.mark.parametrize("role", ["docker", "machine", "service"])
+@pytest.mark.parametrize("role", ["docker", "machine", "proxy", "service"])
 def test_each_default_is_described_and_the_same_in_the_description(role: str) -> None:
     defaults = yaml.safe_load((ROOT / f"roles/{role}/defaults/main.yml").read_text())
     specs = yaml.safe_load((ROOT / f"roles/{role}/meta/argument_specs.yml").read_text())

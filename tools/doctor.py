@@ -376,7 +376,7 @@ def check_settings(situation: Situation) -> Iterator[Finding]:
 
 def check_ports(situation: Situation) -> Iterator[Finding]:
     """Whether the services' ports of this computer are free, or the VM's own."""
-    address = situation.settings["host_ip"]
+    address = address_of_ports(situation.settings)
     for name, service in situation.settings["services"].items():
         port = service["host_port"]
         another = (
@@ -697,7 +697,12 @@ def check_health(situation: Situation) -> Iterator[Finding]:
 
 def health_url(settings: Any, name: str) -> str:
     service = settings["services"][name]
-    return f"http://{settings['host_ip']}:{service['host_port']}{service['health_path']}"
+    return f"http://{address_of_ports(settings)}:{service['host_port']}{service['health_path']}"
+
+
+def address_of_ports(settings: Any) -> str:
+    """Where the services' own ports listen: with https, the network sees that alone."""
+    return "127.0.0.1" if settings["https"]["domain"] else str(settings["host_ip"])
 
 
 def get(url: str) -> str:
