@@ -8,7 +8,7 @@ help: ## list the targets
 
 # --- The VM --------------------------------------------------------------------------
 
-.PHONY: up down destroy ssh status logs rollback backup restore db export import trust doctor box
+.PHONY: up down destroy ssh status logs rollback backup restore db export import trust doctor clean-cache box
 # -T: no terminal, which would change the line ends.
 admin = vagrant ssh --command "sudo docker exec --interactive users-backend python -m users_backend.admin $(1)" -- -T
 FORMAT = csv
@@ -67,6 +67,9 @@ trust: ## with https: fetch the certificate of the VM's own authority, and say h
 doctor: ## what is wrong with this machine or the VM, and what to do; paste it into a bug report
 	@python3 tools/doctor.py
 
+clean-cache: ## remove the packages and images that are kept for the next VM
+	@python3 tools/clean_cache.py
+
 PROVIDER = virtualbox
 box: ## build a box of your own from Debian's packages: make box PROVIDER=virtualbox VERSION=1.0.0 URL=https://boxes.example.com
 	@python3 tools/box.py "$(PROVIDER)" $(if $(VERSION),--version "$(VERSION)") $(if $(URL),--url "$(URL)")
@@ -99,7 +102,7 @@ test: check ## everything: `check`, crashes and full disks, `vagrant up` with An
 ROUNDS = 25
 torture: .venv/dev ## cut the VM's power and break all else under load; renew the table of docs/reliability.md (2 hours)
 	tests/install-tools
-	ROUNDS=$(ROUNDS) pytest --capture no tests/vm/test_vm.py -k "make_up_ends or nothing_acknowledged"
+	ROUNDS=$(ROUNDS) pytest --capture no tests/vm/test_vm.py -k nothing_acknowledged
 
 cloud: .venv/dev ## test cloud/user-data.yml on a machine that boots with it (15 minutes and more)
 	pytest --capture no tests/vm/test_cloud.py
@@ -108,7 +111,7 @@ virtualbox: .venv/dev ## boot the disk of the box for VirtualBox under QEMU, and
 	pytest --capture no tests/vm/test_virtualbox.py
 
 tutorial: .venv/dev ## follow docs/add-a-service.md in a VM, word for word (half an hour)
-	pytest --capture no tests/vm/test_vm.py -k "make_up_ends or tutorial"
+	pytest --capture no tests/vm/test_vm.py -k tutorial
 
 bench: .venv/dev ## compare the speed with a textbook app's and with what is possible (10 minutes, and two VMs)
 	tests/install-tools

@@ -46,6 +46,7 @@ ELSEWHERE = {
     ),
     "vagrant box outdated": ("tests/test_box.py", '"box", "outdated"'),
     "vagrant box update": ("tests/test_box.py", '"box", "update"'),
+    "make clean-cache": ("tests/test_doctor.py", '"clean_cache.py"'),
     "make export": ("tests/vm/test_vm.py", '"make", "export", f"FILE='),
     "make import FILE=data/users.csv": ("tests/vm/test_vm.py", '"make", "import", f"FILE='),
     "htpasswd -nB ana >> https-users": ("tests/test_https.py", '"htpasswd", "-niB", "ana"'),

@@ -2,8 +2,10 @@
 
 import configparser
 import json
+import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -237,3 +239,74 @@ def test_each_default_is_described_and_the_same_in_the_description(role: str) ->
     described = {name: option.get("default", {}) for name, option in options.items()}
     assert described == defaults
     assert all(option["description"] for option in options.values())
+
+
+def build(render: Any, folder: Path, docker: str, present: list[str]) -> subprocess.CompletedProcess[str]:
+    """What happens where state.sh finds these images and Docker's client, a stand-in here, is this program."""
+    services = {"one": {"source": "first app", "port": 1}, "two": {"source": "2", "port": 2}}
+    program = folder / "bin/docker"
+    for place in (folder / "first app", folder / "2", program.parent):
+        place.mkdir(exist_ok=True)
+    program.write_text(f"#!/bin/sh\n{docker}\n")
+    program.chmod(0o755)
+    variables: dict[str, object] = {
+        "service_list": services,
+        "service_source_dir": str(folder),
+        "service_base_image": "b:1",
+    }
+    environment = os.environ | {"PATH": f"{program.parent}:{os.environ['PATH']}"}
+
+    def shell(template: str) -> subprocess.CompletedProcess[str]:
+        script = render("service", template, **variables)
+        return subprocess.run(["sh"], check=False, input=script, text=True, capture_output=True, env=environment)
+
+    found = [line for line in shell("state.sh.j2").stdout.splitlines() if line.startswith("wants ")]
+    images = [f"image {line.split()[2]}" for line in found if line.split()[1] in present]
+    variables["service_state"] = {"stdout_lines": found + images}
+    return shell("build.sh.j2")
+
+
+def test_only_images_that_are_missing_are_built(render: Any, tmp_path: Path) -> None:
+    result = build(render, tmp_path, f'echo "$PWD" "$@" >> {tmp_path}/calls', ["two"])
+    assert result.stderr == ""
+    [call] = [line for line in (tmp_path / "calls").read_text().splitlines() if " build " in line]
+    assert re.fullmatch(
+        rf"{tmp_path}/first app build --tag users-one:[0-9a-f]{{12}} --build-arg BASE_IMAGE=b:1"
+        r" --secret id=pip.conf,src=/etc/users/pip.conf \.",
+        call,
+    )
+
+
+def test_images_are_built_at_the_same_time(render: Any, tmp_path: Path) -> None:
+    meet = f'[ "$1" = build ] || exit 0; touch {tmp_path}/$$; for _ in $(seq 100); do' + (
+        f" [ $(ls {tmp_path} | grep -c '^[0-9][0-9]') = 2 ] && exit; sleep 0.1; done; exit 1"
+    )
+    assert build(render, tmp_path, meet, []).stderr == ""
+
+
+def test_an_image_that_cannot_be_built_is_named_with_its_source_and_the_reason(render: Any, tmp_path: Path) -> None:
+    result = build(render, tmp_path, 'case $PWD in */2) echo "no such line"; exit 1;; esac', [])
+    assert result.stderr == (
+        "The image of two could not be built from 2; what ran before still runs.\n"
+        "The end of what docker build said:\nno such line\n"
+    )
+
+
+@pytest.mark.parametrize(("images", "restored"), [("0123456789ab", False), ("", True)])
+def test_images_that_were_saved_are_put_back_into_a_docker_without_any(
+    render: Any, tmp_path: Path, images: str, restored: bool
+) -> None:
+    (tmp_path / "bin").mkdir()
+    docker = tmp_path / "bin/docker"  # a stand-in with these images, or with the one that was put back
+    docker.write_text(
+        f'#!/bin/sh\ncase "$*" in\n    *--quiet) echo {images} ;;\n    image*) cat {tmp_path}/restored\nesac\n'
+    )
+    docker.chmod(0o755)
+    command = f"echo put back; echo image users-backend:0123 > {tmp_path}/restored"
+    state = render("service", "state.sh.j2", service_restore_command=command)
+    result = subprocess.run(
+        ["sh"], check=False, input=state, env={"PATH": f"{tmp_path}/bin:/usr/bin:/bin"}, text=True, capture_output=True
+    )
+    assert ("image users-backend:0123" in result.stdout) is restored
+    assert ("put back" in result.stderr) is restored
+    assert "put back" not in result.stdout

@@ -29,7 +29,7 @@ module Settings
     "libvirt.box" => TEXT, "libvirt.box_url" => TEXT,
     "host_ip" => [->(v) { v.to_s.match?(/\A\d{1,3}(\.\d{1,3}){3}\z/) }, "an IPv4 address, such as 127.0.0.1"],
     "open_to_the_network_without_password" => SWITCH,
-    "data_dir" => NAME,
+    "data_dir" => NAME, "cache_dir" => INSIDE,
     "live_reload" => SWITCH,
     "user_id" => [->(v) { v.is_a?(Integer) && v.between?(1, 2**31) }, "a user id above 0 (0 is root)"],
     "services.[].source" => NAME, "services.[].port" => PORT, "services.[].host_port" => PORT,

@@ -1,7 +1,7 @@
-"""The two ways to a running stack, each on a real VM that is destroyed afterwards.
+"""The stack on two real VMs, one after the other: the tests are steps, in this order.
 
-Both VMs use one data folder, one after the other: what the first one saved must be there in the second. The tests
-are steps on the same VM, in this order.
+The first VM is one of a company, made by Molecule. The second one is that of `make up`, and in the end a machine with
+which nobody shares a folder. Both use one data folder: what the first one saved must be there in the second.
 """
 
 import contextlib
@@ -43,6 +43,8 @@ ENVIRONMENT = os.environ | {
 }
 
 BROWSER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+CACHED = {"cache_dir": ".cache/test/guest"}  # where a VM keeps what the next one needs
+NETWORK, GATEWAY = "192.168.121.0/24", "192.168.121.1"  # vagrant-libvirt's own; this machine's address in it
 RULE = "users-test"  # how our rule is called in the firewall
 
 pytestmark = pytest.mark.timeout(4800)  # seconds; software emulation is slow
@@ -112,117 +114,33 @@ def vm_host() -> Iterator[None]:
             os.kill(process, signal.SIGTERM)
 
 
-def test_make_up_ends_with_both_urls_and_a_user_created_in_a_browser() -> None:
-    run("make", "up")
-    with open(WORK / "ssh-config", "w") as file:
-        subprocess.run(["vagrant", "ssh-config"], check=True, cwd=ROOT, env=ENVIRONMENT, stdout=file)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"),
-            args=["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"],
-        )
-        page = browser.new_page()
-        page.goto("http://127.0.0.1:18000/")
-        page.get_by_label("User ID").fill("1")
-        page.get_by_label("User name").fill("Ana")
-        page.get_by_role("button").first.click()
-        expect(page.get_by_text("User 1, Ana, was created")).to_be_visible()
-        browser.close()
-
-    ana = urllib.request.Request("http://127.0.0.1:18080/users/1", method="DELETE")
-    run("make", "backup")
-    BROWSER.open(ana).close()
-    assert "user" in run("make", "restore")
-    assert "To undo that: make restore COPY=users-" in run("make", "restore", "COPY=newest")
-    BROWSER.open(ana.full_url).close()
-    run("make", "export", f"FILE={WORK}/users.json")
-    assert {"id": 1, "name": "Ana"} in json.loads((WORK / "users.json").read_text())
-    assert " 0 refused." in run("make", "import", f"FILE={WORK}/users.json")
-    assert [*(DATABASE.parent / "backups").glob("users-*-hourly.db.gz")]
+def post(user_id: int, name: str) -> None:
+    """Create a user."""
+    user = json.dumps({"id": user_id, "name": name}).encode()
+    BROWSER.open(urllib.request.Request("http://127.0.0.1:18080/users", data=user, method="POST")).close()
 
 
-def test_the_commands_of_the_documents_work() -> None:
-    for command in IN_THE_VM:
-        run("sh", "-c", command.replace("THAT_NUMBER", "healthz"))
-
-
-def test_the_tutorial_adds_a_service_and_removes_it() -> None:
-    service = ROOT / "apps/greeter"
-    assert not service.exists(), f"{service} is there already: move it away."
-    settings = WORK / "settings.yml"
-    shutil.copy(ROOT / ENVIRONMENT["SETTINGS_LOCAL"], settings)
-    try:
-        local = ENVIRONMENT | {"SETTINGS_LOCAL": str(settings.relative_to(ROOT))}
-        output = follow(ROOT / "docs/add-a-service.md", ROOT, local)
-    finally:
-        shutil.rmtree(service, ignore_errors=True)
-    assert "users-frontend.service" in output
-    assert "users-greeter" not in output
-
-
-@pytest.mark.timeout(6 * 3600)  # `make torture` is the longest of all
-def test_nothing_acknowledged_is_lost_whatever_fails() -> None:
-    stack = torture.Stack(run, vm, WORK)
-    torture.torture(stack, int(os.environ.get("ROUNDS", "1")))
-    table = torture.report(stack.results)
-    print(f"\n{table}")
-    assert stack.complaints == []
-    assert not any(result.lost for result in stack.results.values())
-    if "ROUNDS" in os.environ:  # `make torture`
-        document = ROOT / "docs/reliability.md"
-        document.write_text(re.sub(r"(^\|.*\n)+", lambda _: table, document.read_text(), count=1, flags=re.MULTILINE))
-
-
-def test_a_second_make_up_finds_nothing_to_do() -> None:
-    start = time.monotonic()
-    run("make", "up")
-    assert time.monotonic() - start < 120, "a second `make up` found work to do"
-
-
-def test_the_database_moves_to_the_vms_own_disk_and_destroy_leaves_a_copy() -> None:
+def settings_with(**changes: object) -> dict[str, str]:
+    """The environment in which the settings of the tests have these changes."""
     given = yaml.safe_load((ROOT / ENVIRONMENT["SETTINGS_LOCAL"]).read_text())
-    given["services"]["backend"]["volumes"] = [
-        {"source": "/var/lib/users", "target": "/data"},
-        {"source": "/data/backups", "target": "/data/backups", "shared": "/data"},
-    ]
-    settings = WORK / "settings.yml"
-    settings.write_text(yaml.dump(given))
-    local = {"SETTINGS_LOCAL": str(settings.relative_to(ROOT))}
-    run("make", "backup")
-    run("vagrant", "provision", "--provision-with", "site", **local)
-    run("make", "restore", "COPY=newest", **local)
-    new = urllib.request.Request("http://127.0.0.1:18080/users", data=b'{"id": 5, "name": "Eva"}', method="POST")
-    BROWSER.open(new).close()
-
-    assert "The copy stays in .cache/test/data/backups." in run("make", "destroy", **local)
-    copy = max((DATABASE.parent / "backups").glob("users-*.db.gz"))
-    (WORK / "copy.db").write_bytes(gzip.decompress(copy.read_bytes()))
-    assert names(WORK / "copy.db") == {1: "Ana", 5: "Eva"}
-    assert names(DATABASE) == {1: "Ana"}, "the one on the laptop was not touched, and outlives the VM"
+    file = WORK / "settings.yml"
+    file.write_text(yaml.dump(given | changes))
+    return {"SETTINGS_LOCAL": str(file.relative_to(ROOT))}
 
 
 def names(database: Path) -> dict[int, str]:
-    """The users 1 and 5 of a database."""
+    """The users 1 to 5 of a database."""
     with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-        return dict(connection.execute("SELECT id, name FROM users WHERE id IN (1, 5)"))
-
-
-def addresses() -> tuple[str, str]:
-    """The VM's, and this machine's in the VM's network."""
-    host = re.search(r"HostName (\S+)", (WORK / "ssh-config").read_text())
-    assert host
-    [route] = json.loads(subprocess.check_output(["ip", "-json", "route", "get", host[1]]))
-    return host[1], route["prefsrc"]
+        return dict(connection.execute("SELECT id, name FROM users WHERE id <= 5"))
 
 
 @contextlib.contextmanager
-def cut_off() -> Iterator[str]:
-    """While it lasts, the VM reaches no other machine than this one, whose address there it yields."""
-    there, here = addresses()
-    rule = ["FORWARD", "--source", there, "--match", "comment", "--comment", RULE, "--jump", "REJECT"]
+def cut_off() -> Iterator[None]:
+    """While it lasts, a VM reaches no other machine than this one."""
+    rule = ["FORWARD", "--source", NETWORK, "--match", "comment", "--comment", RULE, "--jump", "REJECT"]
     run(*up.SUDO, "iptables", "--insert", *rule)
     try:
-        yield here
+        yield
     finally:
         let_out()
 
@@ -250,75 +168,187 @@ COMPANY = [
 
 
 def test_molecule_test_in_a_company_whose_proxy_is_the_only_way_out(forward_proxy: Any) -> None:
-    given = yaml.safe_load((ROOT / ENVIRONMENT["SETTINGS_LOCAL"]).read_text())
-    settings = WORK / "settings.yml"
-    local = {"SETTINGS_LOCAL": str(settings.relative_to(ROOT))}
     run("molecule", "destroy")  # it remembers the VM of a run that was cut off, and would make no other
     run("molecule", "create")
-    with cut_off() as gateway:
+    with cut_off():
         output = run("vagrant", "provision", "--provision-with", "ansible", fails=True)
         assert "(the distribution's packages) does not answer. " in output
         assert "set network.http_proxy." in output
 
-        proxy = forward_proxy(gateway)
-        company = {"http_proxy": proxy.url, "https_proxy": proxy.url}
-        settings.write_text(yaml.dump(given | {"network": company}))
-        run("vagrant", "provision", "--provision-with", "ansible", **local)
-        run("molecule", "test", "--destroy", "never", **local)
+        proxy = forward_proxy(GATEWAY)
+        company = settings_with(network={"http_proxy": proxy.url, "https_proxy": proxy.url})
+        run("vagrant", "provision", "--provision-with", "ansible", **company)
+        run("molecule", "test", "--destroy", "never", **company)
         for command in COMPANY:
             assert proxy.url in vm(command)
         assert len(proxy.reached()) > 1, "apt and pip fetch from different hosts"
 
-        # The setting goes, and the same VM becomes a machine that nobody shares a folder with.
-        found = yaml.safe_load((ROOT / ".cache/machine.yml").read_text())
-        settings.write_text(yaml.dump(given | {"image": found["image"], "network": found["network"]}))
-        vm("umount /vagrant /data && sed -i '/ virtiofs /d' /etc/fstab && systemctl daemon-reload")
-        way_in = {"ansible_host": "default", "ansible_ssh_common_args": f"-F {WORK}/ssh-config"}
-        hosts = WORK / "hosts.yml"
-        hosts.write_text(yaml.dump({"all": {"hosts": {"lab": way_in}}}))
-        playbook = ("ansible-playbook", "-i", str(hosts), "ansible/site.yml")
-        run(*playbook, **local)
-        assert "changed=0 " in run(*playbook, **local)
-        for command in COMPANY:
-            assert proxy.address not in vm(command)
-        assert vm(f"grep -rlsF {proxy.address} /etc /opt /run /usr/local /var/lib/docker/containers || :") == ""
-        assert re.findall(r"(\S+):80[08]0 ", vm("ss -Hltn")) == ["127.0.0.1", "127.0.0.1"]
-        vm("curl -fsS -F id=1 -F name=Bia 127.0.0.1:8000/")
-        read = "import sqlite3; print(*sqlite3.connect('/data/users.db').execute('SELECT name FROM users'))"
-        assert vm(f'python3 -c "{read}"') == "('Bia',)\n"
+    run("vagrant", "provision", "--provision-with", "site")
+    for command in COMPANY:
+        assert proxy.address not in vm(command)
+    assert vm(f"grep -rlsF {proxy.address} /etc /opt /run /usr/local /var/lib/docker/containers || :") == ""
+    post(3, "Rui")
 
-        # The guide's commands, with this machine in the place of theirs.
-        guide = (ROOT / "docs/any-machine.md").read_text().split("## Backup")[1]
-        guide = guide.replace("ssh ubuntu@203.0.113.10", f"ssh -F {WORK}/ssh-config default")
-        fetch, put_back = re.findall(r"```sh\n(.*?)```", guide, re.DOTALL)
-        run("sh", "-ec", f"cd {WORK}\n{fetch}")
-        copy = max((WORK / "backups").glob("users-*-1.db.gz")).name
-        vm("curl -fsS -X DELETE 127.0.0.1:8080/users/1")
-        run("sh", "-ec", f"cd {WORK}\n{re.sub('copy=.*', f'copy={copy}', put_back)}")
-        assert vm(f'python3 -c "{read}"') == "('Bia',)\n"
+
+@pytest.fixture(scope="module")
+def running_stack() -> None:
+    """The VM of the test before, or a new one."""
+    run("make", "up")
+    write_ssh_config()
+
+
+def write_ssh_config() -> None:
+    with open(WORK / "ssh-config", "w") as file:
+        subprocess.run(["vagrant", "ssh-config"], check=True, cwd=ROOT, env=ENVIRONMENT, stdout=file)
+
+
+@pytest.mark.usefixtures("running_stack")
+def test_the_commands_of_the_documents_work() -> None:
+    for command in IN_THE_VM:
+        run("sh", "-c", command.replace("THAT_NUMBER", "healthz"))
+
+
+@pytest.mark.usefixtures("running_stack")
+def test_the_tutorial_adds_a_service_and_removes_it() -> None:
+    service = ROOT / "apps/greeter"
+    assert not service.exists(), f"{service} is there already: move it away."
+    settings = WORK / "settings.yml"
+    shutil.copy(ROOT / ENVIRONMENT["SETTINGS_LOCAL"], settings)
+    try:
+        local = ENVIRONMENT | {"SETTINGS_LOCAL": str(settings.relative_to(ROOT))}
+        output = follow(ROOT / "docs/add-a-service.md", ROOT, local)
+    finally:
+        shutil.rmtree(service, ignore_errors=True)
+    assert "users-frontend.service" in output
+    assert "users-greeter" not in output
+
+
+@pytest.mark.timeout(6 * 3600)  # `make torture` is the longest of all
+@pytest.mark.usefixtures("running_stack")
+def test_nothing_acknowledged_is_lost_whatever_fails() -> None:
+    stack = torture.Stack(run, vm, WORK)
+    torture.torture(stack, int(os.environ.get("ROUNDS", "1")))
+    table = torture.report(stack.results)
+    print(f"\n{table}")
+    assert stack.complaints == []
+    assert not any(result.lost for result in stack.results.values())
+    if "ROUNDS" in os.environ:  # `make torture`
+        document = ROOT / "docs/reliability.md"
+        document.write_text(re.sub(r"(^\|.*\n)+", lambda _: table, document.read_text(), count=1, flags=re.MULTILINE))
+
+
+@pytest.mark.usefixtures("running_stack")
+def test_the_database_moves_to_the_vms_own_disk_and_destroy_leaves_a_copy() -> None:
+    services = yaml.safe_load((ROOT / ENVIRONMENT["SETTINGS_LOCAL"]).read_text())["services"]
+    services["backend"]["volumes"] = [
+        {"source": "/var/lib/users", "target": "/data"},
+        {"source": "/data/backups", "target": "/data/backups", "shared": "/data"},
+    ]
+    own_disk = settings_with(services=services, **CACHED)
+    run("make", "backup")
+    run("vagrant", "provision", "--provision-with", "site", **own_disk)
+    run("make", "restore", "COPY=newest", **own_disk)
+    post(5, "Eva")
+
+    assert "The copy stays in .cache/test/data/backups." in run("make", "destroy", **own_disk)
+    copy = max((DATABASE.parent / "backups").glob("users-*.db.gz"))
+    (WORK / "copy.db").write_bytes(gzip.decompress(copy.read_bytes()))
+    assert names(WORK / "copy.db") == {3: "Rui", 5: "Eva"}
+    assert names(DATABASE) == {3: "Rui"}, "the one on the laptop was not touched, and outlives the VM"
+
+
+def test_make_up_needs_no_network_and_ends_with_both_urls_and_a_user_created_in_a_browser() -> None:
+    """The test before has destroyed a VM that kept its packages and images."""
+    cached = settings_with(**CACHED)
+    with cut_off():
+        output = run("make", "up", **cached)
+    assert "Taken from the cache: packages users-backend:" in output
+    assert "Run docker build" not in output
+    assert "WHERE THE TIME WENT" in output
+    timing = json.loads((ROOT / ".cache/timing.json").read_text())
+    assert set(timing["parts"]) == {"Vagrant and the VM", "Ansible's installation", "playbook"}
+    assert f"{timing['seconds']} s in all: " in output
+    assert {"role docker", "service frontend, until it is healthy"} < set(timing["steps"])
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"),
+            args=["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"],
+        )
+        page = browser.new_page()
+        page.goto("http://127.0.0.1:18000/")
+        page.get_by_label("User ID").fill("1")
+        page.get_by_label("User name").fill("Ana")
+        page.get_by_role("button").first.click()
+        expect(page.get_by_text("User 1, Ana, was created")).to_be_visible()
+        browser.close()
+
+    ana = urllib.request.Request("http://127.0.0.1:18080/users/1", method="DELETE")
+    run("make", "backup")
+    BROWSER.open(ana).close()
+    assert "user" in run("make", "restore")
+    assert "To undo that: make restore COPY=users-" in run("make", "restore", "COPY=newest")
+    BROWSER.open(ana.full_url).close()
+    run("make", "export", f"FILE={WORK}/users.json")
+    assert {"id": 1, "name": "Ana"} in json.loads((WORK / "users.json").read_text())
+    assert " 0 refused." in run("make", "import", f"FILE={WORK}/users.json")
+    assert [*(DATABASE.parent / "backups").glob("users-*-hourly.db.gz")]
+
+    start = time.monotonic()
+    run("make", "up", **cached)
+    assert time.monotonic() - start < 120, "a second `make up` found work to do"
+
+
+def test_the_playbook_over_ssh_on_a_machine_that_nobody_shares_a_folder_with() -> None:
+    write_ssh_config()
+    before = names(DATABASE)
+    vm("umount /vagrant /data && sed -i '/ virtiofs /d' /etc/fstab && systemctl daemon-reload")
+    found = yaml.safe_load((ROOT / ".cache/machine.yml").read_text())
+    local = settings_with(image=found["image"], network=found["network"])
+    hosts = WORK / "hosts.yml"
+    way_in = {"ansible_host": "default", "ansible_ssh_common_args": f"-F {WORK}/ssh-config"}
+    hosts.write_text(yaml.dump({"all": {"hosts": {"lab": way_in}}}))
+    playbook = ("ansible-playbook", "-i", str(hosts), "ansible/site.yml")
+    run(*playbook, **local)
+    assert "changed=0 " in run(*playbook, **local)
+    assert re.findall(r"(\S+):80[08]0 ", vm("ss -Hltn")) == ["127.0.0.1", "127.0.0.1"]
+    vm("curl -fsS -F id=1 -F name=Bia 127.0.0.1:8000/")
+    read = "import sqlite3; print(*sqlite3.connect('/data/users.db').execute('SELECT name FROM users'))"
+    assert vm(f'python3 -c "{read}"') == "('Bia',)\n"
+
+    # The guide's commands, with this machine in the place of theirs.
+    guide = (ROOT / "docs/any-machine.md").read_text().split("## Backup")[1]
+    guide = guide.replace("ssh ubuntu@203.0.113.10", f"ssh -F {WORK}/ssh-config default")
+    fetch, put_back = re.findall(r"```sh\n(.*?)```", guide, re.DOTALL)
+    run("sh", "-ec", f"cd {WORK}\n{fetch}")
+    copy = max((WORK / "backups").glob("users-*-1.db.gz")).name
+    vm("curl -fsS -X DELETE 127.0.0.1:8080/users/1")
+    run("sh", "-ec", f"cd {WORK}\n{re.sub('copy=.*', f'copy={copy}', put_back)}")
+    assert vm(f'python3 -c "{read}"') == "('Bia',)\n"
+    assert names(DATABASE) == before
 
 
 def test_from_another_machine_only_https_and_a_password_lead_in(tmp_path: Path) -> None:
-    """On the machine that the test before it leaves; this one is the other machine, and has the authority."""
-    there, here = addresses()
-    domain, password = "users.example.com", "just for the test"
-    settings, users = WORK / "settings.yml", WORK / "https-users"
-    given = yaml.safe_load(settings.read_text())
-    local = {"SETTINGS_LOCAL": str(settings.relative_to(ROOT))}
+    """On the machine that the test before leaves; this one is the other machine, and has the authority."""
+    found = yaml.safe_load((ROOT / ".cache/machine.yml").read_text())
+    given = {"image": found["image"], "network": found["network"]}
     playbook = ("ansible-playbook", "-i", f"{WORK}/hosts.yml", "ansible/site.yml")
-    users.write_text(subprocess.check_output(["htpasswd", "-niB", "ana"], input=password, text=True))
+    address = re.search(r"HostName (\S+)", (WORK / "ssh-config").read_text())
+    assert address
+    there = address[1]
 
-    settings.write_text(yaml.dump(given | {"host_ip": "0.0.0.0"}))
-    said = " ".join(run(*playbook, fails=True, **local).split())
+    said = " ".join(run(*playbook, fails=True, **settings_with(host_ip="0.0.0.0", **given)).split())
     assert "so that whoever is in the network could read, change and delete users: https.domain is not set." in said
 
-    with acme.authority(tmp_path, here) as authority:
+    domain, password, users = "users.example.com", "just for the test", WORK / "https-users"
+    users.write_text(subprocess.check_output(["htpasswd", "-niB", "ana"], input=password, text=True))
+    with acme.authority(tmp_path, GATEWAY) as authority:
         https = {"domain": domain, "users_file": str(users)}
         https |= {"acme_url": authority.url, "acme_ca_certificate": str(authority.certificate)}
-        settings.write_text(yaml.dump(given | {"host_ip": "0.0.0.0", "https": https}))
+        local = settings_with(host_ip="0.0.0.0", https=https, **given)
         said = " ".join(run(*playbook, fails=True, **local).split())  # every name leads to this machine
-        assert f"There is no certificate for {domain}. {here}:{acme.DIRECTORY}-dir says: " in said
-        assert re.search(rf"(dial tcp|Failed to connect to) {here}:(80|443)\b", said)
+        assert f"There is no certificate for {domain}. {GATEWAY}:{acme.DIRECTORY}-dir says: " in said
+        assert re.search(rf"(dial tcp|Failed to connect to) {GATEWAY}:(80|443)\b", said)
         assert "mend the domain's A and AAAA records" in said
         authority.find_names_at(there)
         run(*playbook, **local)
@@ -344,12 +374,9 @@ def test_from_another_machine_only_https_and_a_password_lead_in(tmp_path: Path) 
             socket.create_connection((there, port), timeout=10)
     assert "8444" in vm("/usr/sbin/nft list table inet users_https")
 
-    settings.write_text(yaml.dump(given))
-    run(*playbook, **local)
+    run(*playbook, **settings_with(**given))
     assert not {80, 443, 8444} & {int(port) for port in re.findall(r":(\d+) ", vm("ss -Hltn"))}
     vm("! /usr/sbin/nft list table inet users_https && curl -fsS 127.0.0.1:8000/healthz")
-    run("molecule", "destroy")
-    assert names(DATABASE) == {1: "Ana"}
 
 
 def test_vagrant_up_without_virtualbox_and_without_a_box_points_to_make_up(tmp_path: Path) -> None:
