@@ -203,7 +203,7 @@ def test_a_body_above_the_limit_is_refused_and_one_below_is_not(proxy: Proxy) ->
     announced = {"Content-Length": str(LIMIT + 1)}
     assert proxy.ask(login=login, body=iter([]), **announced)[::2] == (413, b"A request may have 1000000 bytes here.")
     assert proxy.ask(login=login, body=LIMIT * b"a")[0] == 200
-    assert proxy.ask(login=login, body=iter([b"a" * (LIMIT + 1)]))[0] == 502
+    assert proxy.ask(login=login, body=iter([b"a" * (LIMIT + 1)]))[0] in (413, 502)
 
 
 def test_http_is_redirected(proxy: Proxy) -> None:

@@ -329,23 +329,23 @@ def test_the_playbook_over_ssh_on_a_machine_that_nobody_shares_a_folder_with() -
 
 
 def test_from_another_machine_only_https_and_a_password_lead_in(tmp_path: Path) -> None:
-    """On the machine that the test before it leaves; this one is the other machine, and has the authority."""
-    [there] = re.findall(r"HostName (\S+)", (WORK / "ssh-config").read_text())
-    domain, password = "users.example.com", "just for the test"
-    users = WORK / "https-users"
+    """On the machine that the test before leaves; this one is the other machine, and has the authority."""
     found = yaml.safe_load((ROOT / ".cache/machine.yml").read_text())
     given = {"image": found["image"], "network": found["network"]}
     playbook = ("ansible-playbook", "-i", f"{WORK}/hosts.yml", "ansible/site.yml")
-    users.write_text(subprocess.check_output(["htpasswd", "-niB", "ana"], input=password, text=True))
+    address = re.search(r"HostName (\S+)", (WORK / "ssh-config").read_text())
+    assert address
+    there = address[1]
 
-    open_to_all = settings_with(**given, host_ip="0.0.0.0")
-    said = " ".join(run(*playbook, fails=True, **open_to_all).split())
+    said = " ".join(run(*playbook, fails=True, **settings_with(host_ip="0.0.0.0", **given)).split())
     assert "so that whoever is in the network could read, change and delete users: https.domain is not set." in said
 
+    domain, password, users = "users.example.com", "just for the test", WORK / "https-users"
+    users.write_text(subprocess.check_output(["htpasswd", "-niB", "ana"], input=password, text=True))
     with acme.authority(tmp_path, GATEWAY) as authority:
         https = {"domain": domain, "users_file": str(users)}
         https |= {"acme_url": authority.url, "acme_ca_certificate": str(authority.certificate)}
-        local = settings_with(**given, host_ip="0.0.0.0", https=https)
+        local = settings_with(host_ip="0.0.0.0", https=https, **given)
         said = " ".join(run(*playbook, fails=True, **local).split())  # every name leads to this machine
         assert f"There is no certificate for {domain}. {GATEWAY}:{acme.DIRECTORY}-dir says: " in said
         assert re.search(rf"(dial tcp|Failed to connect to) {GATEWAY}:(80|443)\b", said)
