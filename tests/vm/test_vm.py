@@ -333,9 +333,7 @@ def test_from_another_machine_only_https_and_a_password_lead_in(tmp_path: Path) 
     found = yaml.safe_load((ROOT / ".cache/machine.yml").read_text())
     given = {"image": found["image"], "network": found["network"]}
     playbook = ("ansible-playbook", "-i", f"{WORK}/hosts.yml", "ansible/site.yml")
-    address = re.search(r"HostName (\S+)", (WORK / "ssh-config").read_text())
-    assert address
-    there = address[1]
+    [there] = re.findall(r"HostName (\S+)", (WORK / "ssh-config").read_text())
 
     said = " ".join(run(*playbook, fails=True, **settings_with(host_ip="0.0.0.0", **given)).split())
     assert "so that whoever is in the network could read, change and delete users: https.domain is not set." in said
