@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROLE = ROOT / "roles/service"
 TEXT = (ROOT / "compose.yaml").read_text()
 SETTINGS = yaml.safe_load((ROOT / "settings.yml").read_text())
-SERVICES = SETTINGS["services"]
+SERVICES = {name: service for name, service in SETTINGS["services"].items() if service.get("enabled", True)}
 # What the unit's docker run is told and Compose does by itself or says elsewhere: names, networks, variables, ports.
 NOT_COMPARED = {"--rm", "--name", "--label", "--network", "--network-alias", "--env-file", "--publish"}
 

@@ -9,7 +9,7 @@ module Ports
   def check(settings)
     settings["services"].each do |name, service|
       port = service["host_port"]
-      next if free?(settings["host_ip"], port)
+      next if port.nil? || free?(settings["host_ip"], port)
 
       raise Settings::Error,
             "Port #{port} of this computer is already in use#{holder(port)}. Stop that program, or choose another " \
