@@ -18,7 +18,7 @@ LANGUAGES = [
 TRANSLATED = [*LANGUAGES, (ROOT / "docs/architecture.svg", ROOT / "docs/architecture.pt-BR.svg")]
 BLOCK = re.compile(r"^ *```(\w+)\n((?:.*\n)*?) *```$", re.MULTILINE)
 CODE = [ROOT / "Vagrantfile", *ROOT.glob("vagrant/*.rb"), *ROOT.glob("tools/*.py"), *ROOT.glob("ansible/*.yml")]
-CODE += [*ROOT.glob("apps/*/src/*/*.py"), ROOT / "tools/venv"]
+CODE += [*ROOT.glob("apps/*/src/*/*.py"), ROOT / "apps/database/start", ROOT / "tools/venv"]
 CODE += [file for file in ROLES.rglob("*") if file.is_file() and file.suffix != ".md"]
 
 
@@ -125,16 +125,16 @@ def test_both_languages_have_the_same_headings_blocks_commands_and_links(english
 
 
 def test_documents_name_no_make_target_that_does_not_exist() -> None:
-    targets = set(re.findall(r"^([a-z]+):.*## ", MAKEFILE, re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.MULTILINE))
     for document in DOCUMENTS:
         text = document.read_text(encoding="utf-8")
-        named = set(re.findall(r"(?:`|^ *)make ([a-z]+)(?=[ `\n])", text, re.MULTILINE))
+        named = set(re.findall(r"(?:`|^ *)make ([a-z-]+)(?=[ `\n])", text, re.MULTILINE))
         assert named <= targets, name_of(document)
 
 
 def test_readmes_name_every_target_for_users_and_contributing_every_other() -> None:
     for_users, for_work = (
-        {f"`make {name}" for name in re.findall(r"^([a-z]+):.*## ", part, re.MULTILINE)}
+        {f"`make {name}" for name in re.findall(r"^([a-z-]+):.*## ", part, re.MULTILINE)}
         for part in MAKEFILE.split("# --- The VM")[1].split("# --- Work on the project")
     )
     assert len(for_users) > 10

@@ -156,7 +156,7 @@ def test_data_of_another_major_version_are_left_alone_and_it_says_what_to_do(dat
     (database.data / "PG_VERSION").write_text("9\n")
     assert database.start().wait(20) == 1
     assert "The database is PostgreSQL 9's, and this image has PostgreSQL 1" in database.log.read_text()
-    assert "make a copy (make backup)" in database.log.read_text()
+    assert "make a copy (make backup); then" in database.log.read_text()
     (database.data / "PG_VERSION").write_text(version)
     database.start()
     assert database.ask("SELECT 1") == [(1,)]
