@@ -162,6 +162,12 @@ def test_data_of_another_major_version_are_left_alone_and_it_says_what_to_do(dat
     assert database.ask("SELECT 1") == [(1,)]
 
 
+def test_without_a_password_nothing_is_made(database: Database) -> None:
+    assert database.start("").wait(20) == 1
+    assert "PGPASSWORD is empty. Set it" in database.log.read_text()
+    assert [*database.data.parent.iterdir()] == [database.log]
+
+
 def test_a_second_one_on_the_same_data_is_refused(database: Database) -> None:
     first = database.start()
     database.ask("SELECT 1")
