@@ -4,7 +4,7 @@ LOCKS := apps/backend/requirements.txt apps/frontend/requirements.txt
 
 .PHONY: help
 help: ## list the targets
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 25
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 28
 
 # --- The VM --------------------------------------------------------------------------
 
