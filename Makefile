@@ -8,7 +8,7 @@ help: ## list the targets
 
 # --- The VM --------------------------------------------------------------------------
 
-.PHONY: up down destroy ssh status logs rollback backup restore db export import migrate-to-postgres doctor box
+.PHONY: up down destroy ssh status logs rollback backup restore db export import migrate-to-postgres trust doctor clean-cache box
 # -T: no terminal, which would change the line ends.
 admin = vagrant ssh --command "sudo docker exec --interactive users-backend python -m users_backend.admin $(1)" -- -T
 FORMAT = csv
@@ -59,8 +59,21 @@ migrate-to-postgres: ## copy all users into the service `database`, prove it, an
 	@$(call admin,migrate postgresql://users@database/users) || { [ $$? = 137 ] && \
 	    echo "The backend has restarted. The page /status says how its database is."; }
 
+ROOT_CERTIFICATE = https-root.crt
+trust: ## with https: fetch the certificate of the VM's own authority, and say how browsers come to trust it
+	@vagrant ssh --command "sudo cat /var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt" -- -T \
+	    > "$(ROOT_CERTIFICATE).part" || { rm "$(ROOT_CERTIFICATE).part"; \
+	    echo "There is no authority of its own in the VM, or no VM that runs. Set https.domain: localhost in" \
+	        "settings.local.yml and run 'vagrant reload --provision' (docs/https.md)." >&2; exit 1; }
+	@mv "$(ROOT_CERTIFICATE).part" "$(ROOT_CERTIFICATE)"
+	@echo "Written: $(ROOT_CERTIFICATE). One command makes this computer's browsers trust it, another one no longer:"
+	@echo "docs/https.md has both for Windows, macOS and Linux. Firefox has its own way, which stands there, too."
+
 doctor: ## what is wrong with this machine or the VM, and what to do; paste it into a bug report
 	@python3 tools/doctor.py
+
+clean-cache: ## remove the packages and images that are kept for the next VM
+	@python3 tools/clean_cache.py
 
 PROVIDER = virtualbox
 box: ## build a box of your own from Debian's packages: make box PROVIDER=virtualbox VERSION=1.0.0 URL=https://boxes.example.com
@@ -105,10 +118,11 @@ virtualbox: .venv/dev ## boot the disk of the box for VirtualBox under QEMU, and
 tutorial: .venv/dev ## follow docs/add-a-service.md in a VM, word for word (half an hour)
 	pytest --capture no tests/vm/test_vm.py -k tutorial
 
-bench: .venv/dev ## compare the speed with a textbook app's and with what is possible (10 minutes, and two VMs)
+bench: .venv/dev ## compare the speed with a textbook app's and with what is possible (10 minutes, and five VMs)
 	tests/install-tools
 	PYTHONPATH=apps/backend/src python bench/bench.py
 	PYTHONPATH=tools python bench/provisioning.py
+	PYTHONPATH=tools python bench/start.py
 
 docs: .venv/dev ## renew docs/reference.md, the README of each role and the drawing
 	PYTHONPATH=apps/backend/src:apps/frontend/src python tools/reference.py

@@ -18,6 +18,7 @@ from doctor import CACHE, ROOT, read_settings
 WORK = CACHE / "bench"
 SETTINGS = """\
 data_dir: .cache/bench/data
+cache_dir: ""
 services:
   backend: {host_port: 38080}
   frontend: {host_port: 38000}

@@ -1,16 +1,21 @@
-"""What several tests need: a real forward proxy."""
+"""What several tests need: a real forward proxy, and templates of the roles."""
 
+import json
 import re
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+ROOT = Path(__file__).resolve().parents[1]
+ANSIBLE = Path(sys.executable).parent / "ansible"
 USER, PASSWORD = "ana.silva", "Pass-word1.x"  # tinyproxy takes no others than letters, digits, hyphens and dots
 
 
@@ -53,3 +58,26 @@ def forward_proxy(tmp_path: Path) -> Iterator[Callable[[str], ForwardProxy]]:
             pytest.fail(f"tinyproxy did not start: {log.read_text()}")
 
         yield start
+
+
+@pytest.fixture
+def render(tmp_path: Path) -> Any:
+    """Renders a template of a role, or an expression, with the role's defaults and these variables."""
+
+    def run(role: str, template: str, **variables: object) -> str:
+        source, output = ROOT / f"roles/{role}/templates/{template}", tmp_path / "output"
+        if "{{" in template:
+            source = tmp_path / "expression"
+            source.write_text(template)
+        defaults = [f"@{ROOT}/roles/{role}/{part}/main.yml" for part in ("defaults", "vars")]
+        extra = [argument for file in defaults if Path(file[1:]).exists() for argument in ("--extra-vars", file)]
+        subprocess.run(
+            [ANSIBLE, "localhost", "--connection", "local", *extra, "--extra-vars", json.dumps(variables)]
+            + ["--module-name", "template", "--args", f"src={source} dest={output}"],
+            check=True,
+            capture_output=True,
+            cwd=ROOT / "roles" / role,
+        )
+        return output.read_text()
+
+    return run

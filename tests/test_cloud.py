@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 USER_DATA = (ROOT / "cloud/user-data.yml").read_text()
 GUIDE = (ROOT / "docs/any-machine.md").read_text()
 REPOSITORY = "https://github.com/YOUR-NAME/YOUR-REPOSITORY.git"
-ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "USERS_TIMING": os.devnull}
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -52,7 +52,7 @@ class Machine:
             Path(file["path"]).chmod(int(file.get("permissions", "0644"), 8))
 
         shutil.copytree(ROOT / "ansible", self.project / "ansible")
-        for name in ("ansible.cfg", "settings.yml"):
+        for name in ("ansible.cfg", "settings.yml", ".gitignore"):  # the last: Ansible caches its plugins' bytecode
             shutil.copy(ROOT / name, self.project)
         [play] = yaml.safe_load((ROOT / "ansible/site.yml").read_text())
         del play["become"], play["roles"], play["pre_tasks"][1:]

@@ -284,6 +284,7 @@ def test_a_busy_port_is_told_with_its_program_and_its_setting(project: Project) 
 
 def test_an_address_of_another_computer_is_told(project: Project) -> None:
     project.settings["host_ip"] = "192.0.2.1"  # reserved for documentation, RFC 5737
+    project.settings["open_to_the_network_without_password"] = True
     status, lines = project.doctor()
     assert status == 1
     assert starting(lines, "wrong ports 192.0.2.1 is no address of this computer. Change host_ip")
@@ -424,6 +425,41 @@ def test_the_proxy_that_apt_has_of_its_own_counts_for_its_mirrors(
     _, lines = project.doctor()
     assert starting(lines, f"wrong network 127.0.0.1:{site}: the proxy 127.0.0.1:{strict_proxy}")
     assert f"ok network localhost:{site} answers" in lines
+
+
+def fill_cache(project: Project) -> Path:
+    cache = project.folder / ".cache/guest"
+    cache.mkdir(parents=True)
+    for name in doctor.CACHED:
+        (cache / name).write_bytes(bytes(1_500_000))
+    return cache
+
+
+def test_a_network_that_is_away_is_no_mistake_where_the_cache_has_what_a_vm_needs(
+    project: Project, closed_port: int
+) -> None:
+    project.settings["network"]["pip_index_url"] = f"http://127.0.0.1:{closed_port}/"
+    cache = fill_cache(project)
+    status, lines = project.doctor()
+    assert status == 0
+    assert starting(lines, f"note network 127.0.0.1:{closed_port}: the host refuses the connection")
+    assert "ok cache .cache/guest has 3 MB for the next VM; `make clean-cache` empties it" in lines
+
+    project.stand_in("VBoxManage", "#!/bin/sh\necho 7.1.4r165100\n")  # whose box is not there yet
+    assert starting(project.doctor()[1], f"wrong network 127.0.0.1:{closed_port}: ")
+    (cache / "images.tar.gz").unlink()
+    (project.tools / "VBoxManage").unlink()
+    assert starting(project.doctor()[1], f"wrong network 127.0.0.1:{closed_port}: ")
+
+
+def test_clean_cache_removes_the_archives_and_nothing_else(project: Project) -> None:
+    cache = fill_cache(project)
+    (cache / "packages.tar.sha256").touch()
+    (cache / "images.tar.gz.part").touch()
+    (cache / "mine").touch()
+    assert project.run("clean_cache.py") == (0, ".cache/guest is empty now: 3 MB were freed.\n")
+    assert [file.name for file in cache.iterdir()] == ["mine"]
+    assert "ok cache .cache/guest is empty: `vagrant destroy` fills it" in project.doctor()[1]
 
 
 # --- The VM --------------------------------------------------------------------------

@@ -227,3 +227,22 @@ def test_a_machine_asks_only_for_what_it_lacks(tmp_path: Path, images: str, base
     settings = {"pip_index_url": "http://index.invalid", "images": images, "base_image": base_image}
     lines = check(PATH=f"{tmp_path}:{os.environ['PATH']}", **settings)
     assert [line.split()[0] for line in lines] == named
+
+
+@pytest.mark.parametrize(
+    ("kept", "named"),
+    [
+        (None, ["index.invalid", "registry.invalid"]),
+        ("", ["index.invalid", "registry.invalid"]),
+        ("apt users-backend:0123 users-frontend:4567", []),
+        ("users-backend:0123", ["index.invalid", "registry.invalid"]),  # one of two
+        ("apt users-backend:0123 registry.invalid/python:3.13", ["index.invalid"]),
+    ],
+)
+def test_what_a_cache_has_is_not_asked_for(tmp_path: Path, kept: str | None, named: list[str]) -> None:
+    if kept is not None:
+        (tmp_path / "cached").write_text("\n".join(kept.split()))
+    settings = {"pip_index_url": "http://index.invalid", "base_image": "registry.invalid/python:3.13"}
+    settings |= {"images": "users-backend users-frontend", "cached": str(tmp_path / "cached")}
+    lines = check("pip", "registry", **settings)
+    assert [line.split()[0] for line in lines] == named

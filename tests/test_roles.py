@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +13,6 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-ANSIBLE = Path(sys.executable).parent / "ansible"
-
-
-@pytest.fixture
-def render(tmp_path: Path) -> Any:
-    """Renders a template of a role, or an expression, with the role's defaults and these variables."""
-
-    def run(role: str, template: str, **variables: object) -> str:
-        source, output = ROOT / f"roles/{role}/templates/{template}", tmp_path / "output"
-        if "{{" in template:
-            source = tmp_path / "expression"
-            source.write_text(template)
-        defaults = [f"@{ROOT}/roles/{role}/{part}/main.yml" for part in ("defaults", "vars")]
-        extra = [argument for file in defaults if Path(file[1:]).exists() for argument in ("--extra-vars", file)]
-        subprocess.run(
-            [ANSIBLE, "localhost", "--connection", "local", *extra, "--extra-vars", json.dumps(variables)]
-            + ["--module-name", "template", "--args", f"src={source} dest={output}"],
-            check=True,
-            capture_output=True,
-            cwd=ROOT / "roles" / role,
-        )
-        return output.read_text()
-
-    return run
 
 
 def written_file(render: Any, role: str, path: str, **variables: object) -> str:
@@ -212,6 +187,12 @@ def test_the_environment_reaches_the_container_as_it_is(render: Any) -> None:
     assert [line for line in text.splitlines() if not line.startswith("#")] == ["PORT=8080", "A=x y=%z $HOME", "N=1"]
 
 
+def test_the_services_that_check_their_name_are_told_the_machines(render: Any) -> None:
+    service_ = service(environment={"ALLOWED_HOSTS": "localhost,backend", "A": "b"})
+    text = render("service", "container.env.j2", **service_, service_host_name="users.example.com")
+    assert environment(text) == {"PORT": "8080", "ALLOWED_HOSTS": "localhost,backend,users.example.com", "A": "b"}
+
+
 def env_files(unit: str) -> list[str]:
     """Where the container's variables come from."""
     command = docker_run(unit)
@@ -287,7 +268,7 @@ def test_the_playbook_leaves_out_what_is_not_enabled(render: Any, enabled: bool)
     assert json.loads(render("service", names, settings=settings)) == expected
 
 
-@pytest.mark.parametrize("role", ["docker", "machine", "service"])
+@pytest.mark.parametrize("role", ["docker", "machine", "proxy", "service"])
 def test_each_default_is_described_and_the_same_in_the_description(role: str) -> None:
     defaults = yaml.safe_load((ROOT / f"roles/{role}/defaults/main.yml").read_text())
     specs = yaml.safe_load((ROOT / f"roles/{role}/meta/argument_specs.yml").read_text())
@@ -346,3 +327,23 @@ def test_an_image_that_cannot_be_built_is_named_with_its_source_and_the_reason(r
         "The image of two could not be built from 2; what ran before still runs.\n"
         "The end of what docker build said:\nno such line\n"
     )
+
+
+@pytest.mark.parametrize(("images", "restored"), [("0123456789ab", False), ("", True)])
+def test_images_that_were_saved_are_put_back_into_a_docker_without_any(
+    render: Any, tmp_path: Path, images: str, restored: bool
+) -> None:
+    (tmp_path / "bin").mkdir()
+    docker = tmp_path / "bin/docker"  # a stand-in with these images, or with the one that was put back
+    docker.write_text(
+        f'#!/bin/sh\ncase "$*" in\n    *--quiet) echo {images} ;;\n    image*) cat {tmp_path}/restored\nesac\n'
+    )
+    docker.chmod(0o755)
+    command = f"echo put back; echo image users-backend:0123 > {tmp_path}/restored"
+    state = render("service", "state.sh.j2", service_restore_command=command)
+    result = subprocess.run(
+        ["sh"], check=False, input=state, env={"PATH": f"{tmp_path}/bin:/usr/bin:/bin"}, text=True, capture_output=True
+    )
+    assert ("image users-backend:0123" in result.stdout) is restored
+    assert ("put back" in result.stderr) is restored
+    assert "put back" not in result.stdout

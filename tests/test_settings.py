@@ -69,6 +69,18 @@ def test_the_person_has_the_last_word_over_make_up(project: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "local",
+    [
+        "{host_ip: 0.0.0.0, open_to_the_network_without_password: true}",
+        "{host_ip: 0.0.0.0, https: {domain: localhost, users_file: settings.yml}}",
+        "host_ip: 127.0.0.2",
+    ],
+)
+def test_what_is_open_has_a_password_or_somebody_wants_none(project: Path, local: str) -> None:
+    assert settings(project, local)["host_ip"]
+
+
+@pytest.mark.parametrize(
     ("local", "sentence"),
     [
         ("vm: {memroy: 4096}", "unknown key, vm.memroy. Did you mean memory?"),
@@ -83,6 +95,18 @@ def test_the_person_has_the_last_word_over_make_up(project: Path) -> None:
         ("vm: {box_checksum: abc}", 'vm.box_checksum is "abc"; it must be empty, or the 64 digits'),
         ("libvirt: {driver: xen}", 'libvirt.driver is "xen"; it must be kvm or qemu.'),
         ("host_ip: everywhere", 'host_ip is "everywhere"; it must be an IPv4 address'),
+        (
+            "host_ip: 0.0.0.0",
+            "could read, change and delete users: https.domain is not set. docs/https.md has the steps.",
+        ),
+        ("{host_ip: 0.0.0.0, https: {domain: a.example}}", "https.users_file is not set."),
+        ("open_to_the_network_without_password: please", 'is "please"; it must be true or false.'),
+        ("https: {domain: 'https://a.example'}", "it must be a name in small letters, such as users.example.com."),
+        ("https: {domain: }", "https.domain is empty; it must be a name in small letters"),
+        ("https: {users_file: /etc/people}", "it must be empty, or a path inside the project's folder"),
+        ("https: {users_file: people}", 'https.users_file in the settings names "people", and there is no such file'),
+        ("https: {max_body: 1MB}", 'https.max_body is "1MB"; it must be a number above 0.'),
+        ("services: {frontend: {https_host_port: 8444}}", "Two services have https_host_port 8444; give each a port"),
         ("user_id: 0", "user_id is 0; it must be a user id above 0 (0 is root)."),
         ("services: {frontend: {host_port: 80000}}", "host_port is 80000; it must be a port number from 1 to 65535."),
         ("services: {frontend: {host_port: '8001'}}", 'host_port is "8001"; it must be a port number'),

@@ -126,6 +126,24 @@ def test_up_asks_virtualbox_for_what_the_settings_say(project: Path, box: str, f
     assert set(arguments("sharedfolder", "--hostpath")) == {str(project), str(project / "data")}
 
 
+def test_with_https_the_network_sees_that_alone(project: Path, box: str, free_ports: tuple[int, int]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        https = one.getsockname()[1], other.getsockname()[1]
+    ports = [f"{{host_port: {a}, https_host_port: {b}}}" for a, b in zip(free_ports, https, strict=True)]
+    settings = f"{box}host_ip: 0.0.0.0\nhttps: {{domain: localhost, users_file: settings.yml}}\n"
+    services = f"services: {{backend: {ports[0]}, frontend: {ports[1]}}}\n"
+    (project / "settings.local.yml").write_text(settings + services)
+    vagrant(project, "up", "--provider", "virtualbox")
+    calls = [json.loads(line) for line in (project.parent / "bin/calls").read_text().splitlines()]
+    forwards = {b for call in calls if call[0] == "modifyvm" for a, b in pairwise(call) if a == "--natpf1"}
+    assert {rule for rule in forwards if not rule.startswith("ssh")} == {
+        f"backend,tcp,127.0.0.1,{free_ports[0]},,8080",
+        f"frontend,tcp,127.0.0.1,{free_ports[1]},,8000",
+        f"backend-https,tcp,0.0.0.0,{https[0]},,8444",
+        f"frontend-https,tcp,0.0.0.0,{https[1]},,443",
+    }
+
+
 def test_up_takes_the_box_from_a_catalogue_and_remembers_it_for_updates(
     project: Path, box: str, free_ports: tuple[int, int]
 ) -> None:

@@ -33,6 +33,7 @@ from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache"
+CACHED = ["packages.tar", "images.tar.gz"]  # in cache_dir, as vagrant/cache.sh writes them
 OLDEST_VAGRANT = (2, 3, 4)  # as in the Vagrantfile
 DISK_NEEDED = 10  # GB: packages 1, the box three times (built, unpacked, imported) 2, the VM's disk 4, spare 3
 MEMORY_NEEDED = 3  # GB: the VM has 2
@@ -191,15 +192,19 @@ def has_virtualbox() -> bool:
     return bool(shutil.which("VBoxManage") or os.environ.get("VBOX_MSI_INSTALL_PATH"))
 
 
+def look_at_settings() -> tuple[Any, Finding]:
+    """The settings, or the defaults where they cannot be had; and what is to say of them."""
+    try:
+        return read_settings(), Finding(OK, "they are valid")
+    except NoRuby as problem:
+        return default_settings(), Finding(NOTE, f"{problem} Here the defaults are taken.")
+    except Stop as problem:
+        return default_settings(), Finding(WRONG, str(problem))
+
+
 def look(patience: float = 30) -> Situation:
     """Finds out which way is taken here, with which settings, and how the VM is."""
-    try:
-        settings, finding = read_settings(), Finding(OK, "they are valid")
-    except NoRuby as problem:
-        settings, finding = default_settings(), Finding(NOTE, f"{problem} Here the defaults are taken.")
-    except Stop as problem:
-        settings, finding = default_settings(), Finding(WRONG, str(problem))
-
+    settings, finding = look_at_settings()
     state, why = "not_created", ""
     dotfiles = ROOT / (os.environ.get("VAGRANT_DOTFILE_PATH") or ".vagrant")
     if any(dotfiles.glob("machines/*/*/id")):  # Vagrant takes seconds to say so
@@ -377,7 +382,7 @@ def check_settings(situation: Situation) -> Iterator[Finding]:
 
 def check_ports(situation: Situation) -> Iterator[Finding]:
     """Whether the services' ports of this computer are free, or the VM's own."""
-    address = situation.settings["host_ip"]
+    address = address_of_ports(situation.settings)
     for name, service in with_port(situation.settings).items():
         port = service["host_port"]
         another = (
@@ -435,6 +440,27 @@ def box(situation: Situation) -> tuple[str, str]:
 def box_is_installed(name: str) -> bool:
     home = Path(os.environ.get("VAGRANT_HOME") or os.path.expanduser("~/.vagrant.d"))
     return (home / "boxes" / name.replace("/", "-VAGRANTSLASH-")).is_dir()
+
+
+def cached(settings: Any) -> list[Path]:
+    """The files in which vagrant/cache.sh keeps what a VM fetched and built."""
+    folder = ROOT / settings["cache_dir"]
+    return sorted(file for name in CACHED for file in folder.glob(f"{name}*")) if settings["cache_dir"] else []
+
+
+def cache_is_full(settings: Any) -> bool:
+    """Whether the next VM finds both its packages and its images there."""
+    return set(CACHED) <= {file.name for file in cached(settings)}
+
+
+def check_cache(situation: Situation) -> Iterator[Finding]:
+    """Size of what is kept for the next VM."""
+    folder, files = situation.settings["cache_dir"], cached(situation.settings)
+    if files:
+        size = sum(file.stat().st_size for file in files) / 1e6
+        yield Finding(OK, f"{folder} has {size:.0f} MB for the next VM; `make clean-cache` empties it")
+    else:
+        yield Finding(OK, f"{folder} is empty: `vagrant destroy` fills it" if folder else "cache_dir is empty: none")
 
 
 def check_share(situation: Situation) -> Iterator[Finding]:
@@ -512,7 +538,9 @@ def check_network(situation: Situation) -> Iterator[Finding]:
     for url, problem in answers:
         host = urlsplit(url).netloc.rpartition("@")[2]
         hosts[host] = hosts.get(host) or problem
-    level = WRONG if situation.vm == "not_created" else NOTE  # the VM has most of it already
+    # The VM has most of it already, or finds it in the cache; but then the box must be there, too.
+    cache = cache_is_full(situation.settings) and (not situation.virtualbox or box_is_installed(box(situation)[0]))
+    level = WRONG if situation.vm == "not_created" and not cache else NOTE
     for host, problem in hosts.items():
         yield Finding(level, f"{host}: {problem}") if problem else Finding(OK, f"{host} answers")
 
@@ -675,7 +703,12 @@ def check_health(situation: Situation) -> Iterator[Finding]:
 
 def health_url(settings: Any, name: str) -> str:
     service = settings["services"][name]
-    return f"http://{settings['host_ip']}:{service['host_port']}{service['health_path']}"
+    return f"http://{address_of_ports(settings)}:{service['host_port']}{service['health_path']}"
+
+
+def address_of_ports(settings: Any) -> str:
+    """Where the services' own ports listen: with https, the network sees that alone."""
+    return "127.0.0.1" if settings["https"]["domain"] else str(settings["host_ip"])
 
 
 def get(url: str) -> str:
@@ -698,6 +731,7 @@ BEFORE = {
     "ports": check_ports,
     "share": check_share,
     "box": check_box,
+    "cache": check_cache,
     "network": check_network,
 }
 AFTER = {"VM": check_vm, "health": check_health}

@@ -120,6 +120,7 @@ OTHER_VARIABLES = [
         "[Vagrant's own](https://developer.hashicorp.com/vagrant/docs/other/environmental-variables), which `make doctor` heeds",
     ),
     ("`WITHOUT_COPY`", "set to anything: `vagrant destroy` goes on where no copy of the only database could be made"),
+    ("`USERS_TIMING`", "where the playbook writes the seconds of its steps; without it, `~/.cache/users-timing.json`"),
     ("`VBOX_MSI_INSTALL_PATH`", "set by VirtualBox's installer on Windows; `make doctor` looks there"),
 ]
 

@@ -5,15 +5,15 @@ require "socket"
 module Ports
   module_function
 
-  # Raises Settings::Error for the first service whose port on the laptop is taken.
+  # Raises Settings::Error for the first port on the laptop that is taken.
   def check(settings)
-    settings["services"].each do |name, service|
-      port = service["host_port"]
-      next if port.nil? || free?(settings["host_ip"], port)
+    Settings.forwards(settings).each do |forward|
+      port = forward[:host]
+      next if free?(forward[:ip], port)
 
       raise Settings::Error,
             "Port #{port} of this computer is already in use#{holder(port)}. Stop that program, or choose another " \
-            "port: write services.#{name}.host_port into settings.local.yml (settings.yml shows how)."
+            "port: write #{forward[:key]} into settings.local.yml (settings.yml shows how)."
     end
   end
 

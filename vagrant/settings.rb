@@ -10,6 +10,8 @@ module Settings
   FILES = ["settings.yml", ".cache/machine.yml", LOCAL].freeze
 
   PORT = [->(v) { v.is_a?(Integer) && v.between?(1, 65_535) }, "a port number from 1 to 65535"].freeze
+  SWITCH = [->(v) { [true, false].include?(v) }, "true or false"].freeze
+  ABOVE_0 = [->(v) { v.is_a?(Integer) && v.positive? }, "a number above 0"].freeze
   TEXT = [->(v) { v.is_a?(String) }, "a text"].freeze
   NAME = [->(v) { v.is_a?(String) && !v.empty? }, "a text that is not empty"].freeze
   MAP = [->(v) { v.is_a?(Hash) }, "a group of `key: value` lines, as in settings.yml"].freeze
@@ -26,11 +28,12 @@ module Settings
     "libvirt.driver" => [->(v) { %w[kvm qemu].include?(v) }, "kvm or qemu"],
     "libvirt.box" => TEXT, "libvirt.box_url" => TEXT,
     "host_ip" => [->(v) { v.to_s.match?(/\A\d{1,3}(\.\d{1,3}){3}\z/) }, "an IPv4 address, such as 127.0.0.1"],
-    "data_dir" => NAME,
-    "live_reload" => [->(v) { [true, false].include?(v) }, "true or false"],
+    "open_to_the_network_without_password" => SWITCH,
+    "data_dir" => NAME, "cache_dir" => INSIDE, "live_reload" => SWITCH,
     "user_id" => [->(v) { v.is_a?(Integer) && v.between?(1, 2**31) }, "a user id above 0 (0 is root)"],
-    "services.[].enabled" => [->(v) { [true, false].include?(v) }, "true or false"],
+    "services.[].enabled" => SWITCH,
     "services.[].source" => NAME, "services.[].port" => PORT, "services.[].host_port" => PORT,
+    "services.[].https_port" => PORT, "services.[].https_host_port" => PORT,
     "services.[].health_path" => [->(v) { v.to_s.start_with?("/") }, "a path that starts with /"],
     "services.[].live_command" => [->(v) { v.to_s.match?(%r{\A[\w./:=-]+( [\w./:=-]+)*\z}) },
                                    "a command of plain words, such as python -m users_backend"],
@@ -42,6 +45,9 @@ module Settings
     "services.[].volumes" => [->(v) { v.is_a?(Array) && v.all? { |e| volume?(e) } },
                               "a list of entries with source, target (both start with /), and shared, the shared folder that source lies on"],
     "services.[].memory" => [->(v) { v.to_s.match?(/\A\d+[kmg]\z/) }, "a size such as 256m"],
+    "https.domain" => [->(v) { v.is_a?(String) && v.match?(/\A[a-z0-9.-]*\z/) }, "a name in small letters, such as users.example.com"],
+    "https.users_file" => INSIDE, "https.email" => TEXT, "https.acme_url" => WEB, "https.acme_ca_certificate" => INSIDE,
+    "https.max_body" => ABOVE_0, "https.connections_per_second" => ABOVE_0,
     "image.base" => NAME, "image.base_archive" => INSIDE,
     "network.http_proxy" => WEB, "network.https_proxy" => WEB, "network.no_proxy" => TEXT,
     "network.ca_certificate" => INSIDE, "network.apt_mirror" => WEB, "network.pip_index_url" => WEB, "network.registry_mirror" => WEB
@@ -56,7 +62,7 @@ module Settings
   def load
     merged = FILES.map { |file| read(file) }.reduce { |under, over| merge(under, over) }
     check(merged)
-    %w[image.base_archive network.ca_certificate].each do |key|
+    %w[image.base_archive network.ca_certificate https.users_file].each do |key|
       file = merged.dig(*key.split("."))
       next if file == "" || File.file?(File.join(ROOT, file))
 
@@ -93,8 +99,37 @@ module Settings
 
       raise Error, "The service name #{name.inspect} must be lower-case letters, digits and hyphens."
     end
-    twice = settings["services"].filter_map { |_, s| s["host_port"] }.tally.find { |_, count| count > 1 }
-    raise Error, "Two services have host_port #{twice.first}; give each a port of its own." if twice
+    %w[host_port https_host_port].each do |key|
+      twice = settings["services"].filter_map { |_, s| s[key] }.tally.find { |_, count| count > 1 }
+      raise Error, "Two services have #{key} #{twice.first}; give each a port of its own." if twice
+    end
+    check_door(settings)
+  end
+
+  # Nothing but loopback without a password, unless the person says so.
+  def check_door(settings)
+    return if settings["host_ip"].start_with?("127.") || settings["open_to_the_network_without_password"]
+
+    missing = %w[domain users_file].find { |key| settings["https"][key].empty? } or return
+    raise Error, "host_ip is #{settings['host_ip']}, so that whoever is in the network could read, change and delete users: " \
+                 "https.#{missing} is not set. docs/https.md has the steps. " \
+                 "If you want it so, set open_to_the_network_without_password: true."
+  end
+
+  # What leads from the laptop into the VM: each with a name, the setting of its port, address and port on the laptop
+  # (ip, host), port in the VM (guest), and the URL. With https, the network sees that alone.
+  def forwards(settings)
+    domain, ip = settings["https"]["domain"], settings["host_ip"]
+    settings["services"].select { |_, service| service["host_port"] }.flat_map do |name, service|
+      plain_ip = domain.empty? ? ip : "127.0.0.1"
+      plain = { name: name, key: "services.#{name}.host_port", ip: plain_ip, host: service["host_port"],
+                guest: service["port"], url: "http://#{plain_ip}:#{service['host_port']}" }
+      next [plain] if domain.empty? || !service["https_port"] || !service["https_host_port"]
+
+      port = service["https_host_port"]
+      [plain, { name: "#{name}-https", key: "services.#{name}.https_host_port", ip: ip, host: port,
+                guest: service["https_port"], url: "https://#{domain}:#{port}" }]
+    end
   end
 
   # Checks one dotted key (nil: all settings) and the keys below it.

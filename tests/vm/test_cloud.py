@@ -101,7 +101,8 @@ def machine() -> Iterator[None]:
     git(*served, "add", "--force", base, *filter(None, [network["ca_certificate"]]))
     git(*served, "commit", "--quiet", "--message", "test")
 
-    settings = {"host_ip": "0.0.0.0", "image": {"base": "users-base:test", "base_archive": base}, "network": network}
+    settings = {"host_ip": "0.0.0.0", "open_to_the_network_without_password": True}
+    settings |= {"image": {"base": "users-base:test", "base_archive": base}, "network": network}
     user_data = (ROOT / "cloud/user-data.yml").read_text()
     with git_server() as server:
         for old, new in (

@@ -12,6 +12,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import time
@@ -21,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import acme
 import pytest
 import torture
 import up
@@ -42,6 +44,7 @@ ENVIRONMENT = os.environ | {
 }
 
 BROWSER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+CACHED = {"cache_dir": ".cache/test/guest"}  # where a VM keeps what the next one needs
 NETWORK, GATEWAY = "192.168.121.0/24", "192.168.121.1"  # vagrant-libvirt's own; this machine's address in it
 RULE = "users-test"  # how our rule is called in the firewall
 
@@ -242,7 +245,7 @@ def test_the_database_moves_to_the_vms_own_disk_and_destroy_leaves_a_copy() -> N
         {"source": "/var/lib/users", "target": "/data"},
         {"source": "/data/backups", "target": "/data/backups", "shared": "/data"},
     ]
-    own_disk = settings_with(services=services)
+    own_disk = settings_with(services=services, **CACHED)
     run("make", "backup")
     run("vagrant", "provision", "--provision-with", "site", **own_disk)
     run("make", "restore", "COPY=newest", **own_disk)
@@ -255,8 +258,19 @@ def test_the_database_moves_to_the_vms_own_disk_and_destroy_leaves_a_copy() -> N
     assert names(DATABASE) == {3: "Rui"}, "the one on the laptop was not touched, and outlives the VM"
 
 
-def test_make_up_ends_with_both_urls_and_a_user_created_in_a_browser() -> None:
-    run("make", "up")
+def test_make_up_needs_no_network_and_ends_with_both_urls_and_a_user_created_in_a_browser() -> None:
+    """The test before has destroyed a VM that kept its packages and images."""
+    cached = settings_with(**CACHED)
+    with cut_off():
+        output = run("make", "up", **cached)
+    assert "Taken from the cache: packages users-backend:" in output
+    assert "Run docker build" not in output
+    assert "WHERE THE TIME WENT" in output
+    timing = json.loads((ROOT / ".cache/timing.json").read_text())
+    assert set(timing["parts"]) == {"Vagrant and the VM", "Ansible's installation", "playbook"}
+    assert f"{timing['seconds']} s in all: " in output
+    assert {"role docker", "service frontend, until it is healthy"} < set(timing["steps"])
+
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"),
@@ -282,7 +296,7 @@ def test_make_up_ends_with_both_urls_and_a_user_created_in_a_browser() -> None:
     assert [*(DATABASE.parent / "backups").glob("users-*-hourly.db.gz")]
 
     start = time.monotonic()
-    run("make", "up")
+    run("make", "up", **cached)
     assert time.monotonic() - start < 120, "a second `make up` found work to do"
 
 
@@ -367,6 +381,55 @@ def test_the_playbook_over_ssh_on_a_machine_that_nobody_shares_a_folder_with() -
     run("sh", "-ec", f"cd {WORK}\n{re.sub('copy=.*', f'copy={copy}', put_back)}")
     assert vm(f'python3 -c "{read}"') == "('Bia',)\n"
     assert names(DATABASE) == before
+
+
+def test_from_another_machine_only_https_and_a_password_lead_in(tmp_path: Path) -> None:
+    """On the machine that the test before leaves; this one is the other machine, and has the authority."""
+    found = yaml.safe_load((ROOT / ".cache/machine.yml").read_text())
+    given = {"image": found["image"], "network": found["network"]}
+    playbook = ("ansible-playbook", "-i", f"{WORK}/hosts.yml", "ansible/site.yml")
+    [there] = re.findall(r"HostName (\S+)", (WORK / "ssh-config").read_text())
+
+    said = " ".join(run(*playbook, fails=True, **settings_with(host_ip="0.0.0.0", **given)).split())
+    assert "so that whoever is in the network could read, change and delete users: https.domain is not set." in said
+
+    domain, password, users = "users.example.com", "just for the test", WORK / "https-users"
+    users.write_text(subprocess.check_output(["htpasswd", "-niB", "ana"], input=password, text=True))
+    with acme.authority(tmp_path, GATEWAY) as authority:
+        https = {"domain": domain, "users_file": str(users)}
+        https |= {"acme_url": authority.url, "acme_ca_certificate": str(authority.certificate)}
+        local = settings_with(host_ip="0.0.0.0", https=https, **given)
+        said = " ".join(run(*playbook, fails=True, **local).split())  # every name leads to this machine
+        assert f"There is no certificate for {domain}. {GATEWAY}:{acme.DIRECTORY}-dir says: " in said
+        assert re.search(rf"(dial tcp|Failed to connect to) {GATEWAY}:(80|443)\b", said)
+        assert "mend the domain's A and AAAA records" in said
+        authority.find_names_at(there)
+        run(*playbook, **local)
+        assert "changed=0 " in run(*playbook, **local)
+        root = tmp_path / "root.pem"
+        root.write_text(authority.root())
+
+    def curl(url: str, *options: str) -> str:
+        """What this machine gets: the status and, if any, where it is sent to."""
+        names_ = [word for port in (80, 443, 8444) for word in ("--resolve", f"{domain}:{port}:{there}")]
+        shown = ["--output", "/dev/null", "--write-out", "%{http_code} %{redirect_url}"]
+        return run("curl", "-sS", "--noproxy", "*", "--cacert", str(root), *names_, *shown, *options, url).strip()
+
+    login = ("--user", f"ana:{password}")
+    assert curl(f"http://{domain}/status") == f"301 https://{domain}/status"
+    for url in (f"https://{domain}/", f"https://{domain}:8444/users"):
+        assert curl(url) == curl(url, "--user", "ana:wrong") == "401"
+        assert curl(url, *login) == "200"
+    curl(f"https://{domain}/", *login, "-F", "id=2", "-F", "name=Caio")
+    assert curl(f"https://{domain}:8444/users/2", *login) == "200", "the form reached the service"
+    for port in (8000, 8080):
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((there, port), timeout=10)
+    assert "8444" in vm("/usr/sbin/nft list table inet users_https")
+
+    run(*playbook, **settings_with(**given))
+    assert not {80, 443, 8444} & {int(port) for port in re.findall(r":(\d+) ", vm("ss -Hltn"))}
+    vm("! /usr/sbin/nft list table inet users_https && curl -fsS 127.0.0.1:8000/healthz")
 
 
 def test_vagrant_up_without_virtualbox_and_without_a_box_points_to_make_up(tmp_path: Path) -> None:

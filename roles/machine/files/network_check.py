@@ -2,7 +2,8 @@
 
 Usage: network_check.py [apt] [pip] [registry]    what is going to be fetched; else, what this machine lacks
 Environment: http_proxy, https_proxy, no_proxy, pip_index_url and registry_mirror, as settings.yml explains them;
-images, those that must be there, with spaces between; and base_image, which Docker pulls to build them, or nothing.
+images, those that must be there, with spaces between; base_image, which Docker pulls to build them, or nothing; and
+cached, a file that lists what need not be fetched, as a cache has it: the word apt, and images.
 The exit status is 1 when a host does not answer.
 """
 
@@ -91,6 +92,18 @@ def lacking() -> Iterator[str]:
             yield "registry"
 
 
+def cached() -> Iterator[str]:
+    """What need not be fetched, since a cache has it."""
+    file = Path(SETTINGS.get("cached") or os.devnull)
+    things = set(file.read_text().split()) if file.exists() else set()
+    if "apt" in things:
+        yield "apt"
+    if SETTINGS.get("base_image") in things:
+        yield "registry"
+    if things and {thing.rpartition(":")[0] for thing in things}.issuperset(SETTINGS["images"].split()):
+        yield from ("pip", "registry")
+
+
 def trust() -> ssl.SSLContext:
     """The certificates that apt and dockerd trust, read no more strictly than they do."""
     context = ssl.create_default_context()
@@ -171,4 +184,5 @@ def main(wanted: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:] or list(lacking())))
+    at_hand = set(cached())
+    sys.exit(main([name for name in sys.argv[1:] or lacking() if name not in at_hand]))
