@@ -57,8 +57,8 @@ module Settings
 
   module_function
 
-  # Returns the merged settings, without the services that are not enabled. Raises Error with one sentence that names the file's key,
-  # the value and what is allowed.
+  # Returns the merged settings, without the services that are not enabled. Raises Error with one sentence that names
+  # the file's key, the value and what is allowed.
   def load
     merged = FILES.map { |file| read(file) }.reduce { |under, over| merge(under, over) }
     check(merged)
