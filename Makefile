@@ -4,11 +4,11 @@ LOCKS := apps/backend/requirements.txt apps/frontend/requirements.txt
 
 .PHONY: help
 help: ## list the targets
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 28
 
 # --- The VM --------------------------------------------------------------------------
 
-.PHONY: up down destroy ssh status logs rollback backup restore db export import trust doctor clean-cache box
+.PHONY: up down destroy ssh status logs rollback backup restore db export import migrate-to-postgres trust doctor clean-cache box
 # -T: no terminal, which would change the line ends.
 admin = vagrant ssh --command "sudo docker exec --interactive users-backend python -m users_backend.admin $(1)" -- -T
 FORMAT = csv
@@ -53,6 +53,11 @@ export: ## write all users to data/users.csv; with FORMAT=json or FILE=any.csv e
 
 import: ## save the users of a file: make import FILE=any.csv (or .json); ALL_OR_NOTHING=1 saves none if one is refused
 	@$(call admin,import $(FILE_FORMAT) $(if $(ALL_OR_NOTHING),--all-or-nothing)) < "$(FILE)"
+
+# 137: a restart of the backend has ended it, which is how it should end.
+migrate-to-postgres: ## copy all users into the service `database`, prove it, and say how to use it from then on
+	@$(call admin,migrate postgresql://users@database/users) || { [ $$? = 137 ] && \
+	    echo "The backend has restarted. The page /status says how its database is."; }
 
 ROOT_CERTIFICATE = https-root.crt
 trust: ## with https: fetch the certificate of the VM's own authority, and say how browsers come to trust it

@@ -46,6 +46,7 @@ ELSEWHERE = {
     ),
     "vagrant box outdated": ("tests/test_box.py", '"box", "outdated"'),
     "vagrant box update": ("tests/test_box.py", '"box", "update"'),
+    "make migrate-to-postgres": ("tests/vm/test_vm.py", '"make", "migrate-to-postgres"'),
     "make clean-cache": ("tests/test_doctor.py", '"clean_cache.py"'),
     "make export": ("tests/vm/test_vm.py", '"make", "export", f"FILE='),
     "make import FILE=data/users.csv": ("tests/vm/test_vm.py", '"make", "import", f"FILE='),
@@ -72,6 +73,8 @@ PROXY = "No proxy has this name; tests/vm/test_vm.py has one of its own."
 BOX = "No box can be downloaded here, so Vagrant has none of this name."
 VIRTUALBOX = "There is no VirtualBox here: this is for a person who has one."
 CANNOT = {
+    'vagrant ssh --command "sudo systemctl stop users-database && sudo mv /var/lib/users-database'
+    ' /var/lib/users-database.old"': "There is only one version of PostgreSQL here.",
     'sqlite3 -readonly data/users.db "select * from users"': "sqlite3 is not installed; Python reads the file in tests.",
     "export http_proxy=http://proxy.example.com:3128 https_proxy=http://proxy.example.com:3128": PROXY,
     "export no_proxy=localhost,127.0.0.1": PROXY,

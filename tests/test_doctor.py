@@ -252,6 +252,7 @@ def test_the_defaults_without_ruby_are_those_with_ruby(monkeypatch: pytest.Monke
     assert with_ruby[".services.frontend.host_port"] == 8000
     del with_ruby[".image.base"], with_ruby[".user_id"]
     assert {key: without[key] for key in with_ruby} == with_ruby
+    assert list(doctor.default_settings()["services"]) == ["backend", "frontend"]  # and none that is not enabled
     assert doctor.default_settings()["network"]["no_proxy"] == ""
 
 
@@ -480,6 +481,15 @@ def test_a_running_vm_is_looked_into_with_one_call(project: Project) -> None:
     assert f"ok health frontend answers at http://127.0.0.1:{project.ports[1]}/healthz: ok" in lines
     calls = (project.tools / "calls").read_text().splitlines()
     assert len([call for call in calls if " ssh " in call]) == 1
+
+
+@pytest.mark.usefixtures("services")
+def test_a_service_without_a_port_is_looked_at_in_the_vm_alone(project: Project) -> None:
+    project.settings["services"]["database"] = {"enabled": True}
+    project.vm("running", INSIDE + "unit users-database active\ncontainer users-database Up 1 second (healthy)\n")
+    lines = project.doctor()[1]
+    assert "ok VM container users-database: Up 1 second (healthy)" in lines
+    assert [line for line in lines if "database" in line and " VM " not in line] == []
 
 
 @pytest.mark.usefixtures("services")

@@ -168,7 +168,9 @@ def test_with_live_reload_the_source_is_mounted_read_only_and_needs_the_share(re
 
 
 def test_a_version_is_its_units_its_environment_and_what_the_deployment_must_know(render: Any) -> None:
-    variables = service(secrets=["SECRET_KEY", "OTHER"], health_path="/healthz") | {"service_live_reload": False}
+    variables = service(secrets=["SECRET_KEY", "database/PGPASSWORD", "OTHER"], health_path="/healthz") | {
+        "service_live_reload": False
+    }
     del variables["service_variant"]
     version = json.loads(render("service", "{{ service_version | to_json }}", **variables))
     assert [*version] == ["live", "image", "trial", "env", "about"]
@@ -191,10 +193,34 @@ def test_the_services_that_check_their_name_are_told_the_machines(render: Any) -
     assert environment(text) == {"PORT": "8080", "ALLOWED_HOSTS": "localhost,backend,users.example.com", "A": "b"}
 
 
+def env_files(unit: str) -> list[str]:
+    """Where the container's variables come from."""
+    command = docker_run(unit)
+    return [command[n + 1] for n, word in enumerate(command) if word == "--env-file"]
+
+
 def test_each_secret_is_a_file_of_its_own(render: Any) -> None:
-    command = docker_run(render("service", "unit.service.j2", **service(secrets=["SECRET_KEY"])))
-    files = [command[n + 1] for n, word in enumerate(command) if word == "--env-file"]
-    assert files == ["/etc/users/backend/env", "/etc/users/backend/secret.SECRET_KEY"]
+    unit = render("service", "unit.service.j2", **service(secrets=["SECRET_KEY"]))
+    assert env_files(unit) == ["/etc/users/backend/env", "/etc/users/backend/secret.SECRET_KEY"]
+
+
+def test_a_secret_of_another_service_is_that_file_where_the_service_is_in_the_list(render: Any) -> None:
+    variables = service(secrets=["database/PGPASSWORD", "OWN"])
+    assert env_files(render("service", "unit.service.j2", **variables))[1:] == ["/etc/users/backend/secret.OWN"]
+    variables |= {"service_list": {"database": {}, "backend": {}}}
+    assert env_files(render("service", "unit.service.j2", **variables))[1:] == [
+        "/etc/users/database/secret.PGPASSWORD",
+        "/etc/users/backend/secret.OWN",
+    ]
+
+
+def test_a_service_without_a_port_publishes_none_and_docker_says_how_it_is(render: Any) -> None:
+    variables = service() | {"service_live_reload": False}
+    del variables["service"]["settings"]["port"], variables["service_variant"]  # type: ignore[index]
+    version = json.loads(render("service", "{{ service_version | to_json }}", **variables))
+    assert "--publish" not in docker_run(version["live"])
+    assert environment(version["env"]) == {}
+    assert "health=\n" in version["about"]
 
 
 def environment(text: str) -> dict[str, str]:
@@ -229,6 +255,17 @@ def test_the_containers_trust_what_the_machine_trusts(render: Any) -> None:
     assert mount.split(",")[1:] == [f"{end}=/etc/ssl/certs/ca-certificates.crt" for end in ("source", "target")] + [
         "readonly"
     ]
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_the_playbook_leaves_out_what_is_not_enabled(render: Any, enabled: bool) -> None:
+    settings = yaml.safe_load((ROOT / "settings.yml").read_text())
+    assert [name for name, each in settings["services"].items() if "enabled" in each] == ["database"]
+    settings["services"]["database"]["enabled"] = enabled
+    [play] = yaml.safe_load((ROOT / "ansible/site.yml").read_text())
+    names = play["vars"]["services"].replace("}}", "| list | to_json }}")
+    expected = ["database", "backend", "frontend"] if enabled else ["backend", "frontend"]
+    assert json.loads(render("service", names, settings=settings)) == expected
 
 
 @pytest.mark.parametrize("role", ["docker", "machine", "proxy", "service"])

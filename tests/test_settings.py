@@ -49,6 +49,19 @@ def test_a_third_service_is_a_few_lines(project: Path) -> None:
     assert list(settings(project, local)["services"]) == ["backend", "frontend", "hello"]
 
 
+def test_a_service_that_is_not_enabled_is_not_there(project: Path) -> None:
+    assert list(settings(project)["services"]) == ["backend", "frontend"]
+    enabled = settings(project, "services: {database: {enabled: true}}")["services"]
+    assert list(enabled) == ["database", "backend", "frontend"]  # in the order in which they start
+    assert list(settings(project, "services: {frontend: {enabled: false}}")["services"]) == ["backend"]
+
+
+def test_a_service_that_only_the_others_reach_needs_no_port(project: Path) -> None:
+    assert settings(project, "services: {worker: {source: apps/worker}}")["services"]["worker"] == {
+        "source": "apps/worker"
+    }
+
+
 def test_the_person_has_the_last_word_over_make_up(project: Path) -> None:
     (project / ".cache/machine.yml").write_text('{"libvirt": {"driver": "qemu", "box": "found"}}')
     libvirt = settings(project, "libvirt: {box: mine}")["libvirt"]
@@ -104,7 +117,15 @@ def test_what_is_open_has_a_password_or_somebody_wants_none(project: Path, local
         ("services: {frontend: {secrets: SECRET_KEY}}", "it must be a list of variables"),
         ("services: {frontend: {volumes: [data]}}", "it must be a list of entries with source, target"),
         ("services: {frontend: {volumes: [{source: /x, target: /x, shared: true}]}}", "the shared folder that source"),
-        ("services: {hello: {source: apps/hello}}", "services.hello has no port."),
+        ("services: {hello: {port: 1}}", "services.hello has no source."),
+        ("services: {hello: {source: apps/hello, host_port: 1}}", "services.hello has no port."),
+        ("services: {hello: {source: apps/hello, port: 1}}", "services.hello has no host_port."),
+        (
+            "services: {database: {enabled: perhaps}}",
+            'services.database.enabled is "perhaps"; it must be true or false.',
+        ),
+        ("services: {backend: {secrets: [datbase/PGPASSWORD]}}", "names the service datbase, and there is none."),
+        ("services: {backend: {secrets: [PGPASSWORD/database]}}", "it must be a list of variables"),
         (
             "services: {Olá: {source: a, port: 1, host_port: 1, health_path: /}}",
             'The service name "Olá" must be lower-case letters, digits and hyphens.',

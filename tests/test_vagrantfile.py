@@ -107,7 +107,9 @@ def test_the_vagrantfile_is_valid_for_virtualbox(project: Path) -> None:
 
 
 def test_up_asks_virtualbox_for_what_the_settings_say(project: Path, box: str, free_ports: tuple[int, int]) -> None:
-    (project / "settings.local.yml").write_text(box + port_settings(*free_ports))
+    # The database is reached inside the VM alone.
+    services = port_settings(*free_ports).replace("backend: {", "database: {enabled: true}, backend: {")
+    (project / "settings.local.yml").write_text(box + services)
     result = vagrant(project, "up", "--provider", "virtualbox")
     assert "The stand-in for VirtualBox boots no machine." in result.stdout
     calls = [json.loads(line) for line in (project.parent / "bin/calls").read_text().splitlines()]
@@ -189,21 +191,19 @@ def test_an_older_vagrant_is_told_so_plainly(project: Path) -> None:
     assert ">= 99" in result.stdout
 
 
-OWN_DISK = """[{source: /var/lib/users, target: /data},
-    {source: /data/backups, target: /data/backups, shared: /data}]"""
+SHARED = "backend: {volumes: [{source: /data, target: /data, shared: /data}], "
+OWN_DISK = """backend: {volumes: [{source: /var/lib/users, target: /data},
+    {source: /data/backups, target: /data/backups, shared: /data}], """
+REFUSED = "The VM is not destroyed: its disk has the only database, and no copy could be made (the"
 
 
 @pytest.mark.parametrize(
-    ("volumes", "without_copy", "destroyed", "said"),
+    ("backend", "without_copy", "destroyed", "said"),
     [
-        ("[]", "", True, "No copy was made (the VM is not running). The database itself stays in data/."),
-        (
-            OWN_DISK,
-            "",
-            False,
-            "The VM is not destroyed: its disk has the only database, and no copy could be made (the",
-        ),
+        (SHARED, "", True, "No copy was made (the VM is not running). The database itself stays in data/."),
+        (OWN_DISK, "", False, REFUSED),
         (OWN_DISK, "1", True, ""),
+        (f"database: {{enabled: true}}, {SHARED}", "", False, REFUSED),
     ],
 )
 def test_destroy_without_a_copy_goes_on_only_where_nothing_is_lost(
@@ -211,12 +211,12 @@ def test_destroy_without_a_copy_goes_on_only_where_nothing_is_lost(
     box: str,
     free_ports: tuple[int, int],
     monkeypatch: pytest.MonkeyPatch,
-    volumes: str,
+    backend: str,
     without_copy: str,
     destroyed: bool,
     said: str,
 ) -> None:
-    services = port_settings(*free_ports).replace("backend: {", f"backend: {{volumes: {volumes}, ")
+    services = port_settings(*free_ports).replace("backend: {", backend)
     (project / "settings.local.yml").write_text(box + services)
     vagrant(project, "up", "--provider", "virtualbox")  # ends with a machine that is not running
     monkeypatch.setenv("WITHOUT_COPY", without_copy)

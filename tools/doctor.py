@@ -179,7 +179,13 @@ def default_settings() -> Any:
             groups[-1][1][found[2]] = value
             if value == {}:
                 groups.append((len(found[1]), value))
+    top["services"] = {name: each for name, each in top["services"].items() if each.get("enabled") != "false"}
     return top
+
+
+def with_port(settings: Any) -> Any:
+    """The services that this computer reaches; the others have no port on it."""
+    return {name: service for name, service in settings["services"].items() if "host_port" in service}
 
 
 def has_virtualbox() -> bool:
@@ -377,7 +383,7 @@ def check_settings(situation: Situation) -> Iterator[Finding]:
 def check_ports(situation: Situation) -> Iterator[Finding]:
     """Whether the services' ports of this computer are free, or the VM's own."""
     address = address_of_ports(situation.settings)
-    for name, service in situation.settings["services"].items():
+    for name, service in with_port(situation.settings).items():
         port = service["host_port"]
         another = (
             f"choose another port: write services.{name}.host_port into settings.local.yml (settings.yml shows how)."
@@ -685,7 +691,7 @@ def check_health(situation: Situation) -> Iterator[Finding]:
     """Whether the services answer on this side, as a browser would ask."""
     if situation.vm != "running":
         return
-    for name in situation.settings["services"]:
+    for name in with_port(situation.settings):
         url = health_url(situation.settings, name)
         try:
             text = get(url)

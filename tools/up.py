@@ -185,7 +185,7 @@ def vagrant_up() -> None:
 
 def check_urls(settings: Any) -> None:
     """Raises Stop unless every service answers on this machine's side."""
-    for name in settings["services"]:
+    for name in doctor.with_port(settings):
         url = doctor.health_url(settings, name)
         for attempt in range(30):
             try:

@@ -31,6 +31,7 @@ module Settings
     "open_to_the_network_without_password" => SWITCH,
     "data_dir" => NAME, "cache_dir" => INSIDE, "live_reload" => SWITCH,
     "user_id" => [->(v) { v.is_a?(Integer) && v.between?(1, 2**31) }, "a user id above 0 (0 is root)"],
+    "services.[].enabled" => SWITCH,
     "services.[].source" => NAME, "services.[].port" => PORT, "services.[].host_port" => PORT,
     "services.[].https_port" => PORT, "services.[].https_host_port" => PORT,
     "services.[].health_path" => [->(v) { v.to_s.start_with?("/") }, "a path that starts with /"],
@@ -39,8 +40,8 @@ module Settings
     "services.[].environment" => MAP,
     "services.[].environment.[]" => [->(v) { [String, Integer].any? { |type| v.is_a?(type) } && !v.to_s.include?("\n") },
                                      "one line of text, or a number"],
-    "services.[].secrets" => [->(v) { v.is_a?(Array) && v.all? { |e| e.to_s.match?(/\A[A-Z][A-Z0-9_]*\z/) } },
-                              "a list of variables, such as [SECRET_KEY]"],
+    "services.[].secrets" => [->(v) { v.is_a?(Array) && v.all? { |e| e.to_s.match?(%r{\A([a-z][a-z0-9-]*/)?[A-Z][A-Z0-9_]*\z}) } },
+                              "a list of variables, such as [SECRET_KEY], or [database/PGPASSWORD] for another service's"],
     "services.[].volumes" => [->(v) { v.is_a?(Array) && v.all? { |e| volume?(e) } },
                               "a list of entries with source, target (both start with /), and shared, the shared folder that source lies on"],
     "services.[].memory" => [->(v) { v.to_s.match?(/\A\d+[kmg]\z/) }, "a size such as 256m"],
@@ -51,12 +52,13 @@ module Settings
     "network.http_proxy" => WEB, "network.https_proxy" => WEB, "network.no_proxy" => TEXT,
     "network.ca_certificate" => INSIDE, "network.apt_mirror" => WEB, "network.pip_index_url" => WEB, "network.registry_mirror" => WEB
   }.freeze
-  REQUIRED_OF_A_SERVICE = %w[source port host_port health_path].freeze
+  # A service has all of these, or none, and then only the other services reach it.
+  OF_A_PORT = %w[port host_port health_path].freeze
 
   module_function
 
-  # Returns the merged settings. Raises Error with one sentence that names the file's key,
-  # the value and what is allowed.
+  # Returns the merged settings, without the services that are not enabled. Raises Error with one sentence that names
+  # the file's key, the value and what is allowed.
   def load
     merged = FILES.map { |file| read(file) }.reduce { |under, over| merge(under, over) }
     check(merged)
@@ -66,7 +68,7 @@ module Settings
 
       raise Error, "#{key} in the settings names #{file.inspect}, and there is no such file in #{ROOT}."
     end
-    merged
+    merged.merge("services" => merged["services"].reject { |_name, service| service["enabled"] == false })
   end
 
   def read(file)
@@ -89,8 +91,10 @@ module Settings
   def check(settings)
     check_key(nil, settings)
     settings["services"].each do |name, service|
-      missing = REQUIRED_OF_A_SERVICE - service.keys
+      missing = ["source", *(OF_A_PORT if (OF_A_PORT & service.keys).any?)] - service.keys
       raise Error, "The setting services.#{name} has no #{missing.first}." if missing.any?
+      other = (service["secrets"] || []).map { |s| s.rpartition("/").first }.find { |s| s != "" && !settings["services"].key?(s) }
+      raise Error, "The setting services.#{name}.secrets names the service #{other}, and there is none." if other
       next if name.match?(/\A[a-z][a-z0-9-]*\z/)
 
       raise Error, "The service name #{name.inspect} must be lower-case letters, digits and hyphens."
@@ -116,7 +120,7 @@ module Settings
   # (ip, host), port in the VM (guest), and the URL. With https, the network sees that alone.
   def forwards(settings)
     domain, ip = settings["https"]["domain"], settings["host_ip"]
-    settings["services"].flat_map do |name, service|
+    settings["services"].select { |_, service| service["host_port"] }.flat_map do |name, service|
       plain_ip = domain.empty? ? ip : "127.0.0.1"
       plain = { name: name, key: "services.#{name}.host_port", ip: plain_ip, host: service["host_port"],
                 guest: service["port"], url: "http://#{plain_ip}:#{service['host_port']}" }

@@ -16,6 +16,7 @@ import socket
 import sqlite3
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -297,6 +298,60 @@ def test_make_up_needs_no_network_and_ends_with_both_urls_and_a_user_created_in_
     start = time.monotonic()
     run("make", "up", **cached)
     assert time.monotonic() - start < 120, "a second `make up` found work to do"
+
+
+def users() -> Any:
+    """The first thousand users that the API has."""
+    with BROWSER.open("http://127.0.0.1:18080/users?limit=1000") as answer:
+        return json.load(answer)
+
+
+@pytest.mark.usefixtures("running_stack")
+def test_all_users_move_into_postgresql_in_one_more_container() -> None:
+    write_ssh_config()
+    post(2, "Bia")
+    before, file = users(), names(DATABASE)
+    services = yaml.safe_load((ROOT / ENVIRONMENT["SETTINGS_LOCAL"]).read_text())["services"]
+    services["database"] = {"enabled": True}
+    local = settings_with(services=services)
+    run("vagrant", "provision", "--provision-with", "site", **local)
+
+    command, pipe = ["make", "migrate-to-postgres"], subprocess.PIPE
+    with subprocess.Popen(
+        command, cwd=ROOT, env=ENVIRONMENT | local, text=True, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT
+    ) as moving:
+        assert moving.stdout
+        said = ""
+        for line in moving.stdout:
+            said += line
+            if line.startswith("To give up"):
+                break
+        assert "All users are on the server" in said, said
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            post(4, "Davi")
+        services["backend"]["environment"] = {"DATABASE_URL": "postgresql://users@database/users"}
+        services["database"]["memory"] = "300m"  # a new version, which is tried on an empty folder first
+        settings_with(services=services)
+        run("vagrant", "provision", "--provision-with", "site", **local)
+        said += moving.stdout.read()
+    assert moving.returncode == 0, said
+    assert "The backend has restarted." in said
+
+    [there, here] = re.findall(r"^([\d,]+) users  (SHA-256 \w+)  ", said, re.MULTILINE)
+    assert there == here
+    assert users() == before
+    vm("curl -fsS -F id=4 -F name=Davi 127.0.0.1:8000/")
+    psql = "docker exec users-database psql --host 127.0.0.1 --username users --tuples-only --no-align users --command"
+    count = int(there[0].replace(",", ""))
+    assert vm(f"{psql} 'SELECT count(*), max(name) FILTER (WHERE id = 4) FROM users'") == f"{count + 1}|Davi\n"
+    assert vm("docker port users-database") == ""
+    assert names(DATABASE) == file, "the file was not touched"
+
+    run("make", "backup", **local)
+    BROWSER.open(urllib.request.Request("http://127.0.0.1:18080/users/4", method="DELETE")).close()
+    assert users() == before
+    run("make", "restore", "COPY=newest", **local)
+    assert {"id": 4, "name": "Davi"} in users()
 
 
 def test_the_playbook_over_ssh_on_a_machine_that_nobody_shares_a_folder_with() -> None:

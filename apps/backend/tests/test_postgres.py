@@ -338,10 +338,10 @@ def test_a_move_loses_no_user_and_keeps_writers_out_until_the_switch(start_serve
     content = server.database.read_bytes()
     url = postgres.new()
     with migrate(server, url) as moving:
-        lines = [moving.stdout.readline() for _ in range(4)]
+        lines = [moving.stdout.readline() for _ in range(9)]
         assert [line.split("SHA-256")[0].strip() for line in lines[:2]] == ["3 users"] * 2
         assert lines[0].split()[3] == lines[1].split()[3]
-        assert "set DATABASE_URL to postgresql://users@127" in "".join(lines)
+        assert lines[-1].startswith("      DATABASE_URL: postgresql://users@127")
         assert server.http.get("/users").json() == before
         check_problem(server.http.post("/users", json={"id": 3, "name": "Eva"}), 503, "Another program holds")
         moved = start_server(url)

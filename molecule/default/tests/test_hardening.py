@@ -17,7 +17,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[3]
 SETTINGS = yaml.safe_load((ROOT / "settings.yml").read_text())
-SERVICES = SETTINGS["services"]
+SERVICES = {name: service for name, service in SETTINGS["services"].items() if service.get("enabled", True)}
 DOCUMENT = (ROOT / "docs/hardening.md").read_text()
 looks_like_secrets = runpy.run_path(str(ROOT / "tests/test_secrets.py"))["found"]
 

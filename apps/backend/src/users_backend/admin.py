@@ -145,8 +145,9 @@ def move_to_postgres(database: Path | Server, url: str) -> None:
         print(f"{before}  {database}\n{after}  {target}")
         print(
             "All users are on the server. The file is as it was; nobody can write into it while this waits, and reading "
-            f"goes on.\nNow set DATABASE_URL to {target}, and provision in another terminal; the backend's restart ends "
-            "this, and no user is lost.\nTo give up: press Enter. Writes then go on in the file, and the server "
+            "goes on.\nNow write this into settings.local.yml:\n\n"
+            f"services:\n  backend:\n    environment:\n      DATABASE_URL: {target}\n\n"
+            "and provision in another terminal; the backend's restart ends this, and no user is lost.\nTo give up: press Enter. Writes then go on in the file, and the server "
             "does not get them.",
             flush=True,
         )
