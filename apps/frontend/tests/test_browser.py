@@ -435,6 +435,7 @@ AXE_RUN = """() => axe.run({resultTypes: ["violations"], rules: {"target-size": 
 
 def axe_finds_nothing(page: Page) -> None:
     """Check the page in the light and in the dark by all of axe's rules for WCAG 2.2 AA and good practice."""
+    page.wait_for_load_state()  # with its styles
     page.evaluate(AXE)
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
