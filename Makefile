@@ -87,8 +87,8 @@ local: .venv/apps ## run both apps on this machine, until Ctrl-C
 
 # --- Work on the project -------------------------------------------------------------
 
-.PHONY: lint check test torture cloud virtualbox tutorial bench docs lock
-lint check test torture cloud virtualbox tutorial bench docs lock: export PATH := $(CURDIR)/.venv/bin:$(PATH)
+.PHONY: lint check test torture beyond cloud virtualbox tutorial bench docs lock
+lint check test torture beyond cloud virtualbox tutorial bench docs lock: export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 lint: .venv/dev ## read the code without running it
 	ruff check
@@ -100,14 +100,18 @@ check: lint ## every check and test that needs no VM
 	tests/install-tools
 	pytest -n 2 --dist loadfile -m "not slow"
 
-test: check ## everything: `check`, crashes and full disks, `vagrant up` with Ansible in the VM, and Molecule
+test: check ## `check`, crashes and full disks, Molecule and `make up` on real VMs: all but what has a target of its own below
 	pytest -m slow
-	pytest --capture no tests/vm/test_vm.py -k "not tutorial"
+	pytest --capture no tests/vm/test_vm.py -k "not (tutorial or postgresql or only_https)"
 
 ROUNDS = 25
 torture: .venv/dev ## cut the VM's power and break all else under load; renew the table of docs/reliability.md (2 hours)
 	tests/install-tools
 	ROUNDS=$(ROUNDS) pytest --capture no tests/vm/test_vm.py -k nothing_acknowledged
+
+beyond: .venv/dev ## test what is more than one laptop needs: PostgreSQL as a service, another machine, https (half an hour)
+	tests/install-tools
+	pytest --capture no tests/vm/test_vm.py -k "postgresql or over_ssh or only_https"
 
 cloud: .venv/dev ## test cloud/user-data.yml on a machine that boots with it (15 minutes and more)
 	pytest --capture no tests/vm/test_cloud.py

@@ -307,6 +307,7 @@ def users() -> Any:
 
 
 @pytest.mark.usefixtures("running_stack")
+@pytest.mark.usefixtures("running_stack")
 def test_all_users_move_into_postgresql_in_one_more_container() -> None:
     write_ssh_config()
     post(2, "Bia")
