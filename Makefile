@@ -122,11 +122,10 @@ virtualbox: .venv/dev ## boot the disk of the box for VirtualBox under QEMU, and
 tutorial: .venv/dev ## follow docs/add-a-service.md in a VM, word for word (half an hour)
 	pytest --capture no tests/vm/test_vm.py -k tutorial
 
-bench: .venv/dev ## compare the speed with a textbook app's and with what is possible (10 minutes, and five VMs)
+bench: .venv/dev ## compare the speed with a textbook app's and with what is possible (10 minutes, and two VMs)
 	tests/install-tools
 	PYTHONPATH=apps/backend/src python bench/bench.py
 	PYTHONPATH=tools python bench/provisioning.py
-	PYTHONPATH=tools python bench/start.py
 
 docs: .venv/dev ## renew docs/reference.md, the README of each role and the drawing
 	PYTHONPATH=apps/backend/src:apps/frontend/src python tools/reference.py
