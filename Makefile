@@ -102,7 +102,7 @@ check: lint ## every check and test that needs no VM
 
 test: check ## `check`, crashes and full disks, Molecule and `make up` on real VMs: all but what has a target of its own below
 	pytest -m slow
-	pytest --capture no tests/vm/test_vm.py -k "not (tutorial or postgresql or only_https)"
+	pytest --capture no tests/vm/test_vm.py -k "not (tutorial or postgresql or over_ssh or only_https)"
 
 ROUNDS = 25
 torture: .venv/dev ## cut the VM's power and break all else under load; renew the table of docs/reliability.md (2 hours)
