@@ -4,6 +4,7 @@ OVF names, and the whole playbook passes on it.
 What only VirtualBox can show is in docs/check-virtualbox.md.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -60,12 +61,14 @@ class Machine:
     def __init__(self, port: int, key: Path) -> None:
         self.port, self.key = port, key
 
-    def ssh(self, command: str, *options: str) -> subprocess.CompletedProcess[str]:
-        """Run a command in the VM as the user vagrant."""
+    def ssh(self, command: str, *options: str, seconds: int = 600) -> subprocess.CompletedProcess[str]:
+        """Run a command in the VM as the user vagrant, which may take so long."""
         quiet = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectTimeout=60")
         given = [word for option in (*quiet, "IdentitiesOnly=yes", *options) for word in ("-o", option)]
         words = ["ssh", *given, "-i", str(self.key), "-p", str(self.port), "vagrant@127.0.0.1", command]
-        return subprocess.run(words, check=False, text=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=600)
+        return subprocess.run(
+            words, check=False, text=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds
+        )
 
     def says(self, command: str) -> str:
         """What a command prints, which must succeed."""
@@ -77,9 +80,10 @@ class Machine:
         """Wait for it to answer, after a reboot under another number of its boot, which is returned."""
         deadline = time.monotonic() + 900
         while time.monotonic() < deadline:
-            number = self.ssh("cat /proc/sys/kernel/random/boot_id").stdout
-            if number and number != other_than:
-                return number
+            with contextlib.suppress(subprocess.TimeoutExpired):  # a connection that was made too early may hang
+                number = self.ssh("cat /proc/sys/kernel/random/boot_id", seconds=90).stdout
+                if number and number != other_than:
+                    return number
             time.sleep(5)
         pytest.fail(f"no answer over SSH; of a VM that never booted, {SCREEN} shows the screen")
 
