@@ -558,12 +558,11 @@ def reason_not_ready() -> str:
 
 
 def torture(stack: Stack, rounds: int) -> None:
-    """So many power cuts of each kind, and a tenth of that of each other failure."""
+    """So many power cuts of each kind, and each other failure once."""
     for _ in range(rounds):
         stack.round("power cut", power_cut)
-    for _ in range(max(1, rounds // 10)):
-        for name, fail in FAILURES.items():
-            stack.round(name, fail)
+    for name, fail in FAILURES.items():
+        stack.round(name, fail)
     cut_power_of_lossy_disk(stack, rounds)
     damage_page(stack)
 
