@@ -21,7 +21,7 @@ import sbom
 from doctor import CACHED, ROOT, Situation, Stop
 
 BUNDLE = ROOT / "users-bundle.tar"
-PATIENCE = 600  # seconds for a VM to write its images
+PATIENCE = 600  # seconds for Vagrant to say how the VM is, and for the VM to write its images
 
 
 def sha256(file: Path) -> str:
@@ -138,7 +138,7 @@ def pack(files: dict[str, Path]) -> None:
 
 def make() -> None:
     """Writes the bundle, and says what is in it."""
-    situation = doctor.look()
+    situation = doctor.look(PATIENCE)
     if situation.settings_finding.level == doctor.WRONG:
         raise Stop(situation.settings_finding.text)
     names, settings = sources(), situation.settings
