@@ -8,7 +8,7 @@ help: ## list the targets
 
 # --- The VM --------------------------------------------------------------------------
 
-.PHONY: up down destroy ssh status logs rollback backup restore db export import migrate-to-postgres trust doctor clean-cache box
+.PHONY: up down destroy ssh status logs rollback backup restore db export import migrate-to-postgres trust doctor clean-cache box bundle
 # -T: no terminal, which would change the line ends.
 admin = vagrant ssh --command "sudo docker exec --interactive users-backend python -m users_backend.admin $(1)" -- -T
 FORMAT = csv
@@ -79,6 +79,9 @@ PROVIDER = virtualbox
 box: ## build a box of your own from Debian's packages: make box PROVIDER=virtualbox VERSION=1.0.0 URL=https://boxes.example.com
 	@python3 tools/box.py "$(PROVIDER)" $(if $(VERSION),--version "$(VERSION)") $(if $(URL),--url "$(URL)")
 
+bundle: .venv/bundle ## write users-bundle.tar: all that `make up` needs on a computer without a network
+	@.venv/bin/python tools/bundle.py
+
 # --- Without a VM --------------------------------------------------------------------
 
 .PHONY: local
@@ -135,7 +138,9 @@ lock: .venv/dev ## renew the locked requirements
 	    uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	        apps/$$app/pyproject.toml --output-file apps/$$app/requirements.txt || exit; done
 	uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	    requirements-dev.in $(LOCKS:%=--constraints %) --output-file requirements-dev.txt
+	    requirements-bundle.in $(LOCKS:%=--constraints %) --output-file requirements-bundle.txt
+	uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	    requirements-dev.in $(LOCKS:%=--constraints %) --constraints requirements-bundle.txt --output-file requirements-dev.txt
 
 # --- The Python environment ----------------------------------------------------------
 
@@ -143,6 +148,10 @@ lock: .venv/dev ## renew the locked requirements
 	tools/venv $(LOCKS)
 	@touch $@
 
-.venv/dev: requirements-dev.txt $(LOCKS) tools/venv
-	tools/venv $(LOCKS) requirements-dev.txt
-	@touch $@ .venv/apps
+.venv/bundle: requirements-bundle.txt tools/venv
+	tools/venv requirements-bundle.txt
+	@touch $@
+
+.venv/dev: requirements-dev.txt requirements-bundle.txt $(LOCKS) tools/venv
+	tools/venv $(LOCKS) requirements-dev.txt requirements-bundle.txt
+	@touch $@ .venv/apps .venv/bundle

@@ -447,6 +447,9 @@ def test_a_network_that_is_away_is_no_mistake_where_the_cache_has_what_a_vm_need
 
     project.stand_in("VBoxManage", "#!/bin/sh\necho 7.1.4r165100\n")  # whose box is not there yet
     assert starting(project.doctor()[1], f"wrong network 127.0.0.1:{closed_port}: ")
+    project.settings["vm"] = {"box_url": ".cache/bundle.box"}
+    (project.folder / ".cache/bundle.box").touch()
+    assert starting(project.doctor()[1], f"note network 127.0.0.1:{closed_port}: ")
     (cache / "images.tar.gz").unlink()
     (project.tools / "VBoxManage").unlink()
     assert starting(project.doctor()[1], f"wrong network 127.0.0.1:{closed_port}: ")

@@ -4,12 +4,18 @@ import os
 import re
 import shutil
 import subprocess
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LOCKS = ["apps/backend/requirements.txt", "apps/frontend/requirements.txt", "requirements-dev.txt"]
+LOCKS = [
+    "apps/backend/requirements.txt",
+    "apps/frontend/requirements.txt",
+    "requirements-bundle.txt",
+    "requirements-dev.txt",
+]
 
 
 def pins(lock: str) -> dict[str, str]:
@@ -34,8 +40,7 @@ def test_every_locked_package_has_hashes_and_no_index_is_named(lock: str) -> Non
 
 
 def test_apps_and_tools_fit_into_one_environment() -> None:
-    backend, frontend, tools = map(pins, LOCKS)
-    for one, other in ((backend, frontend), (backend, tools), (frontend, tools)):
+    for one, other in combinations(map(pins, LOCKS), 2):
         both = one.keys() & other.keys()
         assert {name: one[name] for name in both} == {name: other[name] for name in both}
 

@@ -34,6 +34,7 @@ from urllib.parse import urlsplit
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache"
 CACHED = ["packages.tar", "images.tar.gz"]  # in cache_dir, as vagrant/cache.sh writes them
+BUNDLED_BOX = ".cache/bundle.box"  # where a bundle has its box (tools/bundle.py)
 OLDEST_VAGRANT = (2, 3, 4)  # as in the Vagrantfile
 DISK_NEEDED = 10  # GB: packages 1, the box three times (built, unpacked, imported) 2, the VM's disk 4, spare 3
 MEMORY_NEEDED = 3  # GB: the VM has 2
@@ -438,8 +439,13 @@ def box(situation: Situation) -> tuple[str, str]:
 
 
 def box_is_installed(name: str) -> bool:
+    return box_folder(name).is_dir()
+
+
+def box_folder(name: str) -> Path:
+    """Where Vagrant has the versions of a box."""
     home = Path(os.environ.get("VAGRANT_HOME") or os.path.expanduser("~/.vagrant.d"))
-    return (home / "boxes" / name.replace("/", "-VAGRANTSLASH-")).is_dir()
+    return home / "boxes" / name.replace("/", "-VAGRANTSLASH-")
 
 
 def cached(settings: Any) -> list[Path]:
@@ -539,7 +545,9 @@ def check_network(situation: Situation) -> Iterator[Finding]:
         host = urlsplit(url).netloc.rpartition("@")[2]
         hosts[host] = hosts.get(host) or problem
     # The VM has most of it already, or finds it in the cache; but then the box must be there, too.
-    cache = cache_is_full(situation.settings) and (not situation.virtualbox or box_is_installed(box(situation)[0]))
+    name, file = box(situation)
+    at_hand = not situation.virtualbox or box_is_installed(name) or bool(file and (ROOT / file).is_file())
+    cache = cache_is_full(situation.settings) and at_hand
     level = WRONG if situation.vm == "not_created" and not cache else NOTE
     for host, problem in hosts.items():
         yield Finding(level, f"{host}: {problem}") if problem else Finding(OK, f"{host} answers")

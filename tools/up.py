@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import doctor
-from doctor import CACHE, ROOT, Stop, has_kvm, read_settings
+from doctor import BUNDLED_BOX, CACHE, ROOT, Stop, has_kvm, read_settings
 
 SUDO = [] if os.geteuid() == 0 else ["sudo"]
 
@@ -203,26 +203,23 @@ def check_urls(settings: Any) -> None:
 def prepare_qemu() -> None:
     """Makes this machine ready for a VM without VirtualBox."""
     install()
-    read_settings()  # a typo is better told now than after the box is built
+    settings = read_settings()  # a typo is better told now than after the box is built
     start_libvirt()
     # An emulated CPU speculates on nothing, but the kernel's defences against speculation would still
     # double the time that it takes to start a process there; and its clock is fast only if trusted.
     emulated = () if has_kvm() else ("mitigations=off", "tsc=reliable")
-    box = build("build-box", "debian-13" if has_kvm() else "debian-13-emulated", ".box", *emulated)
-    base = build("build-base-image", "python-base", ".tar.gz")
-    found: dict[str, Any] = {
-        "libvirt": {
-            "driver": "kvm" if has_kvm() else "qemu",
-            "box": f"users/{Path(box).stem}",
-            "box_url": box,
-        },
-        "image": {
-            # A name of its own for each archive: one that Docker has is not imported again.
-            "base": f"users-base:{Path(base).name.removeprefix('python-base-').removesuffix('.tar.gz')}",
-            "base_archive": base,
-        },
-        "network": company_network(),
-    }
+    found: dict[str, Any] = {"libvirt": {"driver": "kvm" if has_kvm() else "qemu"}, "network": company_network()}
+    if settings["libvirt"]["box_url"] == BUNDLED_BOX and (ROOT / BUNDLED_BOX).exists():
+        # This folder came as a bundle: what it brought along serves as it is.
+        found["libvirt"] = settings["libvirt"] | found["libvirt"]
+        found["image"] = settings["image"]
+    else:
+        box = build("build-box", "debian-13" if has_kvm() else "debian-13-emulated", ".box", *emulated)
+        base = build("build-base-image", "python-base", ".tar.gz")
+        found["libvirt"] |= {"box": f"users/{Path(box).stem}", "box_url": box}
+        # A name of its own for each archive: one that Docker has is not imported again.
+        name = Path(base).name.removeprefix("python-base-").removesuffix(".tar.gz")
+        found["image"] = {"base": f"users-base:{name}", "base_archive": base}
     if SUDO:
         found["user_id"] = os.getuid()  # the files in data/ shall belong to who works with them
     note = "# What `make up` found out about this machine. settings.local.yml has the last word.\n"

@@ -14,6 +14,7 @@ module Settings
   ABOVE_0 = [->(v) { v.is_a?(Integer) && v.positive? }, "a number above 0"].freeze
   TEXT = [->(v) { v.is_a?(String) }, "a text"].freeze
   NAME = [->(v) { v.is_a?(String) && !v.empty? }, "a text that is not empty"].freeze
+  SHA256 = [->(v) { v.to_s.match?(/\A(\h{64})?\z/) }, "empty, or the 64 digits of a SHA-256"].freeze
   MAP = [->(v) { v.is_a?(Hash) }, "a group of `key: value` lines, as in settings.yml"].freeze
   WEB = [->(v) { v == "" || v.to_s.match?(%r{\Ahttps?://[^\s/]+}) }, "empty, or an address such as http://host:port"].freeze
   INSIDE = [->(v) { v == "" || (v.is_a?(String) && File.expand_path(v, ROOT).start_with?("#{ROOT}/")) },
@@ -24,9 +25,9 @@ module Settings
     "vm.memory" => [->(v) { v.is_a?(Integer) && v >= 1024 }, "a number of MiB, at least 1024"],
     "vm.cpus" => [->(v) { v.is_a?(Integer) && v.between?(1, 64) }, "a number from 1 to 64"],
     "vm.box" => NAME, "vm.box_version" => TEXT, "vm.box_url" => TEXT,
-    "vm.box_checksum" => [->(v) { v.to_s.match?(/\A(\h{64})?\z/) }, "empty, or the 64 digits of a SHA-256"],
+    "vm.box_checksum" => SHA256,
     "libvirt.driver" => [->(v) { %w[kvm qemu].include?(v) }, "kvm or qemu"],
-    "libvirt.box" => TEXT, "libvirt.box_url" => TEXT,
+    "libvirt.box" => TEXT, "libvirt.box_url" => TEXT, "libvirt.box_checksum" => SHA256,
     "host_ip" => [->(v) { v.to_s.match?(/\A\d{1,3}(\.\d{1,3}){3}\z/) }, "an IPv4 address, such as 127.0.0.1"],
     "open_to_the_network_without_password" => SWITCH,
     "data_dir" => NAME, "cache_dir" => INSIDE, "live_reload" => SWITCH,

@@ -51,12 +51,12 @@ RULE = "users-test"  # how our rule is called in the firewall
 pytestmark = pytest.mark.timeout(4800)  # seconds; software emulation is slow
 
 
-def run(*command: str, fails: bool = False, **environment: str) -> str:
+def run(*command: str, fails: bool = False, cwd: Path = ROOT, **environment: str) -> str:
     """Run a command and return what it prints, which is seen at once, and its end once more if it went wrong."""
     print(f"\n$ {' '.join(command)}", flush=True)
     lines = []
     with subprocess.Popen(
-        command, cwd=ROOT, env=ENVIRONMENT | environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command, cwd=cwd, env=ENVIRONMENT | environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:
         assert process.stdout
         for line in process.stdout:
@@ -251,22 +251,48 @@ def test_the_database_moves_to_the_vms_own_disk_and_destroy_leaves_a_copy() -> N
     run("make", "restore", "COPY=newest", **own_disk)
     post(5, "Eva")
 
-    assert "The copy stays in .cache/test/data/backups." in run("make", "destroy", **own_disk)
+    said = run("make", "bundle", **own_disk)
+    for name in ("bundle.box", "packages.tar", "images.tar.gz"):
+        assert re.search(rf"/{name}: .* MB, \d+ packages, SHA-256 ", said)
+    said = run("make", "destroy", **own_disk)
+    assert "The copy stays in .cache/test/data/backups." in said
+    assert "Nothing in it is new." in said, "the bundle has had it kept"
     copy = max((DATABASE.parent / "backups").glob("users-*.db.gz"))
     (WORK / "copy.db").write_bytes(gzip.decompress(copy.read_bytes()))
     assert names(WORK / "copy.db") == {3: "Rui", 5: "Eva"}
     assert names(DATABASE) == {3: "Rui"}, "the one on the laptop was not touched, and outlives the VM"
 
 
-def test_make_up_needs_no_network_and_ends_with_both_urls_and_a_user_created_in_a_browser() -> None:
-    """The test before has destroyed a VM that kept its packages and images."""
-    cached = settings_with(**CACHED)
+def test_make_up_out_of_a_bundle_needs_no_network_and_ends_with_both_urls_and_a_user_created_in_a_browser() -> None:
+    """The test before has made the bundle, of a VM that it then destroyed."""
+    run("tar", "-xf", "users-bundle.tar", "-C", str(WORK))
+    there = WORK / "users-bundle"
+    given = yaml.safe_load((ROOT / ENVIRONMENT["SETTINGS_LOCAL"]).read_text())
+    del given["cache_dir"]
+    (there / "settings.local.yml").write_text(yaml.dump(given | {"data_dir": str(DATABASE.parent)}))
+    local: Any = {"cwd": there, "SETTINGS_LOCAL": "settings.local.yml"}
+    box = yaml.safe_load((there / ".cache/machine.yml").read_text())["libvirt"]["box"]
+    try:
+        use_unpacked(local)
+    finally:
+        run("make", "destroy", **local)
+        run("vagrant", "box", "remove", "--force", box, **local)
+        for volume in subprocess.check_output(["virsh", "vol-list", "default"], text=True, env=ENVIRONMENT).split():
+            if volume.startswith(box.replace("/", "-VAGRANTSLASH-")):
+                run("virsh", "vol-delete", "--pool", "default", volume)
+        (ROOT / "users-bundle.tar").unlink()
+
+
+def use_unpacked(local: Any) -> None:
+    """Bring the VM up in a folder that came as a bundle, without a network, and use it."""
     with cut_off():
-        output = run("make", "up", **cached)
+        output = run("make", "up", **local)
+    assert "Building " not in output
+    assert "Successfully added box 'users/bundle-" in output
     assert "Taken from the cache: packages users-backend:" in output
     assert "Run docker build" not in output
     assert "WHERE THE TIME WENT" in output
-    timing = json.loads((ROOT / ".cache/timing.json").read_text())
+    timing = json.loads((local["cwd"] / ".cache/timing.json").read_text())
     assert set(timing["parts"]) == {"Vagrant and the VM", "Ansible's installation", "playbook"}
     assert f"{timing['seconds']} s in all: " in output
     assert {"role docker", "service frontend, until it is healthy"} < set(timing["steps"])
@@ -285,18 +311,18 @@ def test_make_up_needs_no_network_and_ends_with_both_urls_and_a_user_created_in_
         browser.close()
 
     ana = urllib.request.Request("http://127.0.0.1:18080/users/1", method="DELETE")
-    run("make", "backup")
+    run("make", "backup", **local)
     BROWSER.open(ana).close()
-    assert "user" in run("make", "restore")
-    assert "To undo that: make restore COPY=users-" in run("make", "restore", "COPY=newest")
+    assert "user" in run("make", "restore", **local)
+    assert "To undo that: make restore COPY=users-" in run("make", "restore", "COPY=newest", **local)
     BROWSER.open(ana.full_url).close()
-    run("make", "export", f"FILE={WORK}/users.json")
+    run("make", "export", f"FILE={WORK}/users.json", **local)
     assert {"id": 1, "name": "Ana"} in json.loads((WORK / "users.json").read_text())
-    assert " 0 refused." in run("make", "import", f"FILE={WORK}/users.json")
+    assert " 0 refused." in run("make", "import", f"FILE={WORK}/users.json", **local)
     assert [*(DATABASE.parent / "backups").glob("users-*-hourly.db.gz")]
 
     start = time.monotonic()
-    run("make", "up", **cached)
+    run("make", "up", **local)
     assert time.monotonic() - start < 120, "a second `make up` found work to do"
 
 
