@@ -1,4 +1,4 @@
-"""`make bench`, short: the figures are for people to read, but the benchmark must run and say them."""
+"""`make bench` and `make scale`, short: the figures are for people to read, but the benchmark must run and say them."""
 
 import json
 import os
