@@ -81,6 +81,7 @@ class Server:
                 urllib.request.urlopen(f"http://127.0.0.1:{self.port}{self.path}").close()
                 return
             if self.process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
                 sys.exit(f"{' '.join(self.command)} does not answer. Its log is {folder}/log.")
             time.sleep(0.05)
 
