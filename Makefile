@@ -90,8 +90,8 @@ local: .venv/apps ## run both apps on this machine, until Ctrl-C
 
 # --- Work on the project -------------------------------------------------------------
 
-.PHONY: lint check test torture beyond cloud virtualbox tutorial bench docs lock
-lint check test torture beyond cloud virtualbox tutorial bench docs lock: export PATH := $(CURDIR)/.venv/bin:$(PATH)
+.PHONY: lint check test torture beyond cloud virtualbox tutorial bench scale docs lock
+lint check test torture beyond cloud virtualbox tutorial bench scale docs lock: export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 lint: .venv/dev ## read the code without running it
 	ruff check
@@ -129,6 +129,10 @@ bench: .venv/dev ## compare the speed with a textbook app's and with what is pos
 	tests/install-tools
 	PYTHONPATH=apps/backend/src python bench/bench.py
 	PYTHONPATH=tools python bench/provisioning.py
+
+scale: .venv/dev ## measure one, two and four backends with PostgreSQL, and renew docs/scale.md: make scale ROWS=100000000 (6 minutes)
+	tests/install-tools
+	PYTHONPATH=apps/backend/src:apps/backend/tests python bench/scale.py $(if $(ROWS),--rows $(ROWS))
 
 docs: .venv/dev ## renew docs/reference.md, the README of each role and the drawing
 	PYTHONPATH=apps/backend/src:apps/frontend/src python tools/reference.py

@@ -27,7 +27,6 @@ from typing import Any
 
 from matplotlib import pyplot
 from users_backend.database import Database
-from users_backend.users import fold
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -42,7 +41,9 @@ class Server:
 
     command: tuple[str, ...]
     rows: int = 0
-    core: int = SERVER_CORE
+    url: str = ""  # of a database that is there already; without it, a SQLite file of its own
+    core: int | str = SERVER_CORE
+    load_core: int | str = LOAD_CORE
     backend: "Server | None" = None  # whom it asks; started before it
     path: str = "/users"  # that answers when it has started
     port: int = 0
@@ -52,12 +53,13 @@ class Server:
     def start(self, folder: Path) -> None:
         """Start on its core; return when it answers."""
         folder.mkdir()
-        if self.rows:
+        if self.rows and not self.url:
             fill(folder / "users.db", self.rows)
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
         environment = {
-            "DATABASE_URL": f"sqlite:///{folder}/users.db",
+            "DATABASE_URL": self.url or f"sqlite:///{folder}/users.db",
+            "COPIES_KEPT": "0,0,0",  # a copy would slow what is measured then
             "PORT": str(self.port),
             "UVICORN_PORT": str(self.port),
             "GUNICORN_CMD_ARGS": f"--bind 127.0.0.1:{self.port}",
@@ -79,6 +81,7 @@ class Server:
                 urllib.request.urlopen(f"http://127.0.0.1:{self.port}{self.path}").close()
                 return
             if self.process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
                 sys.exit(f"{' '.join(self.command)} does not answer. Its log is {folder}/log.")
             time.sleep(0.05)
 
@@ -98,10 +101,10 @@ class Server:
         if what == "post":
             number = self.next_id
             self.next_id += 10_000_000  # more than one run can use
-        command = [
+        command: list[object] = [
             "taskset",
             "--cpu-list",
-            LOAD_CORE,
+            self.load_core,
             "wrk",
             "--threads",
             "1",
@@ -134,11 +137,12 @@ def result(load: subprocess.Popen[str]) -> dict[str, float]:
 def fill(path: Path, rows: int) -> None:
     """Make a database as the backend does, with users from 1 to `rows`."""
     database = Database(path)
-    names = ((number, name, fold(name)) for number in range(1, rows + 1) for name in [f"Ana Maria {number}"])
     with database.connection as connection:
-        connection.execute("BEGIN")
-        connection.executemany("INSERT INTO users VALUES (?, ?, ?)", names)
-        connection.execute("COMMIT")
+        connection.execute(
+            "WITH RECURSIVE numbers(n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM numbers LIMIT ?) "
+            "INSERT INTO users SELECT n, 'Ana Maria ' || n, 'ana maria ' || n FROM numbers",
+            [rows],
+        )
     database.close()
 
 

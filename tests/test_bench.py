@@ -1,7 +1,9 @@
-"""`make bench`, short: the figures are for people to read, but the benchmark must run and say them."""
+"""`make bench` and `make scale`, short: the figures are for people to read, but the benchmark must run and say them."""
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,3 +28,40 @@ def test_the_benchmark_measures_compares_and_draws(tmp_path: Path) -> None:
         assert all(min(values) >= 0 and len(values) == 1 for values in by_name.values())
     assert document["values"]["POST a second, 16 clients"]["ours"][0] > 0
     assert (tmp_path / "bench.svg").read_text().count("<svg") == 1
+
+
+SCALE = [sys.executable, str(ROOT / "bench/scale.py")]
+PATHS = os.environ | {"PYTHONPATH": f"{ROOT}/apps/backend/src:{ROOT}/apps/backend/tests"}
+
+
+def copy_of_scale(folder: Path) -> Path:
+    for ending in ("json", "md"):
+        shutil.copy(ROOT / f"docs/scale.{ending}", folder)
+    return folder / "scale.md"
+
+
+def test_the_tables_of_scale_are_made_from_its_figures(tmp_path: Path) -> None:
+    document = copy_of_scale(tmp_path)
+    emptied, tables = re.subn(r"(by bench/scale.py -->\n)(?:.*\n)*?(?=<!-- end)", r"\1", document.read_text())
+    assert tables == 4
+    document.write_text(emptied)
+    subprocess.run([*SCALE, "--rows", f"--output={tmp_path}/scale"], env=PATHS, check=True)
+    for ending in ("json", "md"):
+        assert (tmp_path / f"scale.{ending}").read_text() == (ROOT / f"docs/scale.{ending}").read_text()
+
+
+@pytest.mark.slow
+def test_scale_loads_one_two_and_four_backends_and_says_what_is_full(tmp_path: Path) -> None:
+    document = copy_of_scale(tmp_path)
+    (tmp_path / "scale.json").unlink()
+    command = [*SCALE, "--rows=1000", "--rounds=1", "--seconds=1", f"--output={tmp_path}/scale"]
+    subprocess.run(command, env=PATHS, check=True)
+    figures = json.loads((tmp_path / "scale.json").read_text())["1000"]
+    assert figures["flushes"] > 0
+    assert len(figures["loads"]) == 4
+    for setup, loads in figures["loads"].items():
+        assert all(load["per_second"] > 0 and load["backends"] > 0 and load["load"] > 0 for load in loads.values())
+        assert loads["post"]["flushes"] > 0
+        assert (loads["post"]["postgres"] > 0) == ("PostgreSQL" in setup)
+    assert all(sizes["copy_bytes"] > 0 for sizes in figures["sizes"].values())
+    assert document.read_text().count("| save a user |") == 4
