@@ -4,11 +4,9 @@ OVF names, and the whole playbook passes on it.
 What only VirtualBox can show is in docs/check-virtualbox.md.
 """
 
-import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -17,6 +15,7 @@ from pathlib import Path
 import pytest
 import up
 import yaml
+from machine import EMULATION, Machine, free_port, insecure_key
 from test_box import items, read_stream
 
 import box
@@ -46,48 +45,6 @@ def run(*command: str | Path) -> str:
     return result.stdout
 
 
-def insecure_key() -> Path:
-    """Vagrant's own copy of the well-known key, where 2.4 puts it or, before that, 2.3."""
-    home = WORK / "home"
-    environment = os.environ | {"VAGRANT_HOME": str(home), "VAGRANT_CHECKPOINT_DISABLE": "1"}
-    subprocess.run(["vagrant", "global-status"], check=True, cwd=WORK, env=environment, stdout=subprocess.DEVNULL)
-    new, old = home / "insecure_private_keys/vagrant.key.rsa", home / "insecure_private_key"
-    return new if new.exists() else old
-
-
-class Machine:
-    """The booted box, as Vagrant reaches it."""
-
-    def __init__(self, port: int, key: Path) -> None:
-        self.port, self.key = port, key
-
-    def ssh(self, command: str, *options: str, seconds: int = 600) -> subprocess.CompletedProcess[str]:
-        """Run a command in the VM as the user vagrant, which may take so long."""
-        quiet = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectTimeout=60")
-        given = [word for option in (*quiet, "IdentitiesOnly=yes", *options) for word in ("-o", option)]
-        words = ["ssh", *given, "-i", str(self.key), "-p", str(self.port), "vagrant@127.0.0.1", command]
-        return subprocess.run(
-            words, check=False, text=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds
-        )
-
-    def says(self, command: str) -> str:
-        """What a command prints, which must succeed."""
-        result = self.ssh(command)
-        assert result.returncode == 0, result
-        return result.stdout
-
-    def wait(self, other_than: str = "") -> str:
-        """Wait for it to answer, after a reboot under another number of its boot, which is returned."""
-        deadline = time.monotonic() + 900
-        while time.monotonic() < deadline:
-            with contextlib.suppress(subprocess.TimeoutExpired):  # a connection that was made too early may hang
-                number = self.ssh("cat /proc/sys/kernel/random/boot_id", seconds=90).stdout
-                if number and number != other_than:
-                    return number
-            time.sleep(5)
-        pytest.fail(f"no answer over SSH; of a VM that never booted, {SCREEN} shows the screen")
-
-
 @pytest.fixture(scope="module")
 def package() -> Iterator[Path]:
     """A folder with what package.box has in it, fresh from `make box`."""
@@ -110,20 +67,18 @@ def machine(package: Path) -> Iterator[Machine]:
     hardware = items()
     controller = {"AHCI": "ich9-ahci"}[hardware[20]["ResourceSubType"]]
     card = {"E1000": "e1000"}[hardware[10]["ResourceSubType"]]
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    emulation = ["-accel", "kvm", "-cpu", "host"] if up.has_kvm() else ["-accel", "tcg,thread=multi", "-cpu", "qemu64"]
-    command = ["qemu-system-x86_64", "-machine", "pc", *emulation, "-display", "none", "-serial", "none"]
+    port = free_port()
+    command = ["qemu-system-x86_64", "-machine", "pc", *EMULATION, "-display", "none", "-serial", "none"]
     command += ["-smp", hardware[3]["VirtualQuantity"], "-m", hardware[4]["VirtualQuantity"]]
     command += ["-device", f"{controller},id=controller", "-device", "ide-hd,drive=disk,bus=controller.0"]
     command += ["-drive", f"if=none,id=disk,file={package}/disk.qcow2,cache=unsafe"]
     command += ["-nic", f"user,model={card},hostfwd=tcp:127.0.0.1:{port}-:22", "-monitor", "stdio"]
     with subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as vm:
         try:
-            found = Machine(port, insecure_key())
+            found = Machine(port, insecure_key(WORK))
             try:
                 found.wait()
-            except pytest.fail.Exception:
+            except AssertionError:
                 assert vm.stdin
                 vm.stdin.write(f"screendump {SCREEN}\n")
                 vm.stdin.flush()
@@ -182,10 +137,7 @@ def test_the_whole_playbook_passes(machine: Machine) -> None:
     base = up.build("build-base-image", "python-base", ".tar.gz")
     image = {"base": "users-base:test", "base_archive": base}
     (WORK / "settings.yml").write_text(yaml.dump({"image": image, "network": up.company_network()}))
-    way_in = {"ansible_host": "127.0.0.1", "ansible_port": machine.port, "ansible_user": "vagrant"}
-    way_in["ansible_ssh_private_key_file"] = str(machine.key)
-    way_in["ansible_ssh_common_args"] = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
-    (WORK / "hosts.yml").write_text(yaml.dump({"all": {"hosts": {"box": way_in}}}))
+    (WORK / "hosts.yml").write_text(yaml.dump({"all": {"hosts": {"box": machine.way_in()}}}))
     playbook = ("ansible-playbook", "-i", WORK / "hosts.yml", "ansible/site.yml")
     assert "failed=0" in run(*playbook)
     assert "changed=0 " in run(*playbook)

@@ -1,0 +1,74 @@
+"""A VM that is QEMU alone, and how Vagrant and Ansible reach it."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import up
+
+EMULATION = ["-accel", "kvm", "-cpu", "host"] if up.has_kvm() else ["-accel", "tcg,thread=multi", "-cpu", "qemu64"]
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def insecure_key(work: Path) -> Path:
+    """Vagrant's own copy of the well-known key, where 2.4 puts it or, before that, 2.3."""
+    home = work / "home"
+    environment = os.environ | {"VAGRANT_HOME": str(home), "VAGRANT_CHECKPOINT_DISABLE": "1"}
+    subprocess.run(["vagrant", "global-status"], check=True, cwd=work, env=environment, stdout=subprocess.DEVNULL)
+    new, old = home / "insecure_private_keys/vagrant.key.rsa", home / "insecure_private_key"
+    return new if new.exists() else old
+
+
+class Machine:
+    """The booted box, as Vagrant reaches it."""
+
+    def __init__(self, port: int, key: Path) -> None:
+        self.port, self.key = port, key
+
+    def words(self, command: str, *options: str) -> list[str | Path]:
+        """The command here that runs one in the VM as the user vagrant."""
+        quiet = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectTimeout=60")
+        given = [word for option in (*quiet, "IdentitiesOnly=yes", *options) for word in ("-o", option)]
+        return ["ssh", *given, "-i", self.key, "-p", str(self.port), "vagrant@127.0.0.1", command]
+
+    def ssh(self, command: str, *options: str, seconds: int = 600) -> subprocess.CompletedProcess[str]:
+        """Run one there, which may take so long."""
+        words = self.words(command, *options)
+        return subprocess.run(
+            words, check=False, text=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds
+        )
+
+    def says(self, command: str) -> str:
+        """What a command prints, which must succeed."""
+        result = self.ssh(command)
+        assert result.returncode == 0, result
+        return result.stdout
+
+    def wait(self, other_than: str = "") -> str:
+        """Wait for it to answer, after a reboot under another number of its boot, which is returned."""
+        deadline = time.monotonic() + 900
+        while time.monotonic() < deadline:
+            with contextlib.suppress(subprocess.TimeoutExpired):  # a connection that was made too early may hang
+                number = self.ssh("cat /proc/sys/kernel/random/boot_id", seconds=90).stdout
+                if number and number != other_than:
+                    return number
+            time.sleep(5)
+        raise AssertionError("no answer over SSH")
+
+    def way_in(self) -> dict[str, object]:
+        """Its variables in an inventory of Ansible's."""
+        return {
+            "ansible_host": "127.0.0.1",
+            "ansible_port": self.port,
+            "ansible_user": "vagrant",
+            "ansible_ssh_private_key_file": str(self.key),
+            "ansible_ssh_common_args": "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null",
+        }
