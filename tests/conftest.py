@@ -60,9 +60,11 @@ def forward_proxy(tmp_path: Path) -> Iterator[Callable[[str], ForwardProxy]]:
         yield start
 
 
-@pytest.fixture
-def render(tmp_path: Path) -> Any:
+@pytest.fixture(scope="session")
+def render(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Renders a template of a role, or an expression, with the role's defaults and these variables."""
+
+    tmp_path = tmp_path_factory.mktemp("render")
 
     def run(role: str, template: str, **variables: object) -> str:
         source, output = ROOT / f"roles/{role}/templates/{template}", tmp_path / "output"
