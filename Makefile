@@ -90,8 +90,8 @@ local: .venv/apps ## run both apps on this machine, until Ctrl-C
 
 # --- Work on the project -------------------------------------------------------------
 
-.PHONY: lint check test torture beyond cloud virtualbox tutorial bench scale docs lock
-lint check test torture beyond cloud virtualbox tutorial bench scale docs lock: export PATH := $(CURDIR)/.venv/bin:$(PATH)
+.PHONY: lint check test torture beyond swarm cloud virtualbox tutorial bench scale docs lock
+lint check test torture beyond swarm cloud virtualbox tutorial bench scale docs lock: export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 lint: .venv/dev ## read the code without running it
 	ruff check
@@ -115,6 +115,9 @@ torture: .venv/dev ## cut the VM's power and break all else under load; renew th
 beyond: .venv/dev ## test what is more than one laptop needs: PostgreSQL as a service, another machine, https (half an hour)
 	tests/install-tools
 	pytest --capture no tests/vm/test_vm.py -k "postgresql or over_ssh or only_https"
+
+swarm: .venv/dev ## test ansible/swarm.yml on three machines: updates and losses under load (half an hour)
+	pytest --capture no tests/vm/test_swarm.py
 
 cloud: .venv/dev ## test cloud/user-data.yml on a machine that boots with it (15 minutes and more)
 	pytest --capture no tests/vm/test_cloud.py

@@ -64,6 +64,16 @@ ELSEWHERE = {
     ".venv/bin/pytest apps/frontend": ("Makefile", 'pytest -n 2 --dist loadfile -m "not slow"'),
     "ansible-playbook -i hosts.yml ansible/site.yml": ("tests/vm/test_vm.py", '"ansible-playbook", "-i", '),
 }
+SWARM = ("tests/vm/test_swarm.py", 'commands(ROOT / "docs/swarm.md")')
+ELSEWHERE |= {
+    "ansible-playbook -i hosts.yml ansible/swarm.yml": ("tests/vm/test_swarm.py", '"ansible/swarm.yml"'),
+    "sudo docker node ls": SWARM,
+    "sudo docker service ls": SWARM,
+    "sudo docker service ps users_backend": SWARM,
+    "sudo docker service logs --follow users_backend": SWARM,
+    'sudo docker exec "$(sudo docker ps --quiet --filter name=users_backend | head -n 1)" python -m users_backend.admin'
+    " backup": SWARM,
+}
 GUIDE = ("tests/vm/test_vm.py", 'guide.replace("ssh ubuntu@203.0.113.10"')  # runs the blocks of this part
 ELSEWHERE |= {
     "ssh ubuntu@203.0.113.10 sudo docker exec users-backend python -m users_backend.admin backup": GUIDE,

@@ -45,6 +45,7 @@ module Settings
                               "a list of variables, such as [SECRET_KEY], or [database/PGPASSWORD] for another service's"],
     "services.[].volumes" => [->(v) { v.is_a?(Array) && v.all? { |e| volume?(e) } },
                               "a list of entries with source, target (both start with /), and shared, the shared folder that source lies on"],
+    "services.[].replicas" => ABOVE_0,
     "services.[].memory" => [->(v) { v.to_s.match?(/\A\d+[kmg]\z/) }, "a size such as 256m"],
     "https.domain" => [->(v) { v.is_a?(String) && v.match?(/\A[a-z0-9.-]*\z/) }, "a name in small letters, such as users.example.com"],
     "https.users_file" => INSIDE, "https.email" => TEXT, "https.acme_url" => WEB, "https.acme_ca_certificate" => INSIDE,
@@ -158,7 +159,7 @@ module Settings
   end
 
   def volume?(entry)
-    entry.is_a?(Hash) && (entry.keys - %w[source target shared]).empty? &&
+    entry.is_a?(Hash) && (entry.keys - %w[source target shared on_each_machine]).empty? &&
       %w[source target].all? { |key| entry[key].to_s.start_with?("/") } &&
       (entry["shared"].nil? || "#{entry['source']}/".start_with?("#{entry['shared']}/"))
   end
