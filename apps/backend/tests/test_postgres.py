@@ -74,6 +74,12 @@ def test_the_first_requests_after_a_restart_simply_work(start_server, own_postgr
         assert server.http.put("/users/1", json={"name": "Ana"}).status_code == 200
 
 
+def test_reads_and_writes_have_their_connections_before_the_first_request(start_server, own_postgres):
+    start_server(own_postgres.new())
+    sql = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'users-backend'"
+    assert own_postgres.run(sql) == [(2,)]
+
+
 @pytest.mark.parametrize(
     ("url", "words"),
     [
@@ -314,6 +320,16 @@ def test_a_connection_that_breaks_before_commit_is_made_again(start_server, post
         time.sleep(0.3)
         cable.mend()
         assert write.result().status_code == 200
+
+
+def test_a_connection_that_cannot_leave_its_pipeline_is_given_up(postgres):
+    server = settings.load({"DATABASE_URL": postgres.new()}).database
+    with contextlib.closing(pg.open_users(server)) as connection:
+        with pytest.raises(psycopg.OperationalError, match="cannot exit pipeline") as caught, connection.pipeline():
+            # Its answer is nobody's, and comes when the end of the pipeline has been sent.
+            connection.pgconn.send_query_params(b"SELECT pg_sleep(1)", [])
+        assert not connection.closed
+        assert connection.is_lost(caught.value)
 
 
 # --- The move from SQLite ------------------------------------------------------------

@@ -4,6 +4,7 @@ Each connection takes SQL with SQLite's `?`, so that both databases share their 
 Only who has DATABASE_URL lead to PostgreSQL imports this module: its library needs memory.
 """
 
+import asyncio
 import logging
 import re
 import sqlite3
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from psycopg import errors
+from psycopg import errors, pq
 from psycopg.conninfo import make_conninfo
 
 from users_backend import copies, database
@@ -73,9 +74,12 @@ class Connection(psycopg.Connection[Row]):
             raise
 
     def is_lost(self, error: Exception) -> bool:
-        """Whether the connection is of no more use. After its last message, the library may still take it for open."""
+        """Whether the connection is of no more use. After its last message, the library may still take it for open.
+
+        That message can be hidden by a second error: that the pipeline, whose answers are missing, cannot be left.
+        """
         last = isinstance(error, psycopg.Error) and error.diag.severity_nonlocalized in ("FATAL", "PANIC")
-        return self.closed or last
+        return self.closed or last or self.pgconn.pipeline_status != pq.PipelineStatus.OFF
 
 
 def open_users(server: Server, **seconds: float) -> Connection:
@@ -266,6 +270,10 @@ class PostgresStore(Users):
         """As for SQLite."""
         # PostgreSQL has no place for this character, and no name has it.
         return [] if "\0" in name else await super().find(limit=limit, after=after, name=name)
+
+    async def check(self) -> None:
+        """Raise StoreError unless both connections can be used; so the first write finds its own already made."""
+        await asyncio.gather(super().check(), self._writes._read("SELECT 1"))
 
     async def close(self) -> None:
         """Answer what waits, then disconnect."""
