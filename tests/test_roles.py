@@ -182,6 +182,20 @@ def test_a_version_is_its_units_its_environment_and_what_the_deployment_must_kno
     ]
 
 
+def test_who_types_the_playbooks_own_command_is_told_what_to_run(render: Any) -> None:
+    script = render("service", "deploy.sh.j2")
+    keyboard = os.openpty()[1]
+    typed = subprocess.run(
+        ["sh", "-c", script, "users-deploy", "backend", "next"],
+        check=False,
+        stdin=keyboard,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert typed.returncode == 1
+    assert typed.stderr == "The next version of backend comes from the playbook: run it again, or say back.\n"
+
+
 def test_the_environment_reaches_the_container_as_it_is(render: Any) -> None:
     text = render("service", "container.env.j2", **service(environment={"A": "x y=%z $HOME", "N": 1}))
     assert [line for line in text.splitlines() if not line.startswith("#")] == ["PORT=8080", "A=x y=%z $HOME", "N=1"]
