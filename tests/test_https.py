@@ -207,6 +207,16 @@ def test_a_body_above_the_limit_is_refused_and_one_below_is_not(proxy: Proxy) ->
     assert proxy.ask(login=login, body=iter([b"a" * (LIMIT + 1)]))[0] in (413, 502)
 
 
+def test_a_service_that_does_not_answer_is_told(proxy: Proxy) -> None:
+    services = {"frontend": {"port": free_port(), "https_port": proxy.https}}
+    assert proxy.start(proxy_services=services, **LOCAL) == ""
+    status, _, said = proxy.ask(login=f"ana:{PASSWORD}")
+    assert status == 502
+    assert said.startswith(b"The service behind this address does not answer.")
+    assert b"`journalctl -u users-frontend`" in said
+    assert proxy.ask()[::2] == (401, b""), "who has no password is told nothing"
+
+
 def test_http_is_redirected(proxy: Proxy) -> None:
     assert proxy.start(**LOCAL) == ""
     connection = http.client.HTTPConnection("127.0.0.1", proxy.http, timeout=10)
