@@ -1,15 +1,65 @@
-"""A VM that is QEMU alone, and how Vagrant and Ansible reach it."""
+"""What tests do to VMs from outside: cut off Vagrant's, end libvirt, reach those that are booted without Vagrant."""
 
 import contextlib
 import os
+import shlex
+import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import up
 
 EMULATION = ["-accel", "kvm", "-cpu", "host"] if up.has_kvm() else ["-accel", "tcg,thread=multi", "-cpu", "qemu64"]
+
+VIRSH = ["virsh", "--connect", "qemu:///system"]
+LIBVIRTD, VIRTLOGD = Path("/run/libvirtd.pid"), Path("/run/virtlogd.pid")
+NETWORK = "192.168.121.0/24"  # vagrant-libvirt's own
+RULE = "users-test"  # how our rule is called in the firewall
+
+
+def pid(file: Path) -> int | None:
+    """The process that a pid file names, if it is alive."""
+    if not file.exists():
+        return None
+    process = int(file.read_text())
+    return process if Path(f"/proc/{process}").exists() else None
+
+
+@contextlib.contextmanager
+def libvirt_as_before() -> Iterator[None]:
+    """In the end, libvirt's daemons run only if they did so before."""
+    running = {file: pid(file) for file in (LIBVIRTD, VIRTLOGD)}
+    try:
+        yield
+    finally:
+        if not running[LIBVIRTD] and pid(LIBVIRTD):
+            for network in subprocess.check_output([*VIRSH, "net-list", "--name"], text=True).split():
+                subprocess.run([*VIRSH, "net-destroy", network], check=True)  # ends its dnsmasq
+        for file, before in running.items():
+            process = pid(file)
+            if process and process != before:
+                os.kill(process, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def cut_off() -> Iterator[None]:
+    """While it lasts, no VM of Vagrant's reaches any other machine than this one."""
+    rule = ["FORWARD", "--source", NETWORK, "--match", "comment", "--comment", RULE, "--jump", "REJECT"]
+    subprocess.run([*up.SUDO, "iptables", "--insert", *rule], check=True)
+    try:
+        yield
+    finally:
+        let_out()
+
+
+def let_out() -> None:
+    """Take the rule of `cut_off` away, also one of a run that was cut off itself."""
+    for line in subprocess.check_output([*up.SUDO, "iptables", "--list-rules", "FORWARD"], text=True).splitlines():
+        if RULE in line:
+            subprocess.run([*up.SUDO, "iptables", "--delete", *shlex.split(line)[1:]], check=True)
 
 
 def free_port() -> int:
@@ -30,14 +80,14 @@ def insecure_key(work: Path) -> Path:
 class Machine:
     """The booted box, as Vagrant reaches it."""
 
-    def __init__(self, port: int, key: Path) -> None:
-        self.port, self.key = port, key
+    def __init__(self, port: int, key: Path, host: str = "127.0.0.1") -> None:
+        self.port, self.key, self.host = port, key, host
 
     def words(self, command: str, *options: str) -> list[str | Path]:
         """The command here that runs one in the VM as the user vagrant."""
         quiet = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectTimeout=60")
         given = [word for option in (*quiet, "IdentitiesOnly=yes", *options) for word in ("-o", option)]
-        return ["ssh", *given, "-i", self.key, "-p", str(self.port), "vagrant@127.0.0.1", command]
+        return ["ssh", *given, "-i", self.key, "-p", str(self.port), f"vagrant@{self.host}", command]
 
     def ssh(self, command: str, *options: str, seconds: int = 600) -> subprocess.CompletedProcess[str]:
         """Run one there, which may take so long."""
@@ -66,7 +116,7 @@ class Machine:
     def way_in(self) -> dict[str, object]:
         """Its variables in an inventory of Ansible's."""
         return {
-            "ansible_host": "127.0.0.1",
+            "ansible_host": self.host,
             "ansible_port": self.port,
             "ansible_user": "vagrant",
             "ansible_ssh_private_key_file": str(self.key),

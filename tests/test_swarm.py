@@ -1,6 +1,7 @@
 """What the role `service` makes of the settings for a Docker Swarm; tests/vm/test_swarm.py has a real one."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -116,6 +117,55 @@ def test_an_inventory_without_managers_is_refused(tmp_path: Path) -> None:
     assert "The inventory has no group `managers`. docs/swarm.md shows how it looks." in " ".join(
         (result.stdout + result.stderr).split()
     )
+
+
+# A stand-in for Docker, which says of each machine what its variables in the inventory say.
+DOCKER = """#!/bin/sh
+case $1 in
+    info) echo "$STATE" ;;
+    node) [ "${STATE#active true}" = "$STATE" ] || printf '%s\\n' $MEMBERS ;;
+esac
+"""
+JOIN = """
+- hosts: all
+  gather_facts: false
+  environment: {STATE: "{{ state }}", MEMBERS: "{{ members | default('') }}", PATH: "{{ path }}"}
+  roles: [{role: swarm, swarm_managers: [one]}]
+"""
+LEADS = {"state": "active true id1", "members": "id1 id2"}
+WORKS = {"state": "active false id2"}
+OUT_OF_REACH = {"state": "", "ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
+
+
+@pytest.mark.parametrize(
+    ("hosts", "refusal"),
+    [
+        ({"one": LEADS, "two": WORKS, "three": OUT_OF_REACH}, None),
+        ({"one": LEADS, "two": {"state": "active false id9"}}, "This machine is in another swarm than one. If that"),
+        ({"one": {"state": "inactive false"}, "two": OUT_OF_REACH},
+         "No manager of a swarm answers, and two cannot be reached, who may be in one, with the data."),
+        ({"one": {"state": "locked false"}}, "Docker says that this machine is locked in its swarm. `docker info`"),
+    ],
+)  # fmt: skip
+def test_what_would_make_two_swarms_of_one_is_refused(
+    tmp_path: Path, hosts: dict[str, Any], refusal: str | None
+) -> None:
+    (tmp_path / "docker").write_text(DOCKER)
+    (tmp_path / "docker").chmod(0o755)
+    (tmp_path / "join.yml").write_text(JOIN)
+    here = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    inventory = {"all": {"hosts": {name: here | {"path": path} | given for name, given in hosts.items()}}}
+    (tmp_path / "hosts.yml").write_text(yaml.dump(inventory))
+    command = ["ansible-playbook", "-i", tmp_path / "hosts.yml", tmp_path / "join.yml"]
+    environment = os.environ | {"ANSIBLE_ROLES_PATH": str(ROOT / "roles")}
+    result = subprocess.run(command, check=False, cwd=ROOT, env=environment, text=True, capture_output=True)
+    said = " ".join(result.stdout.split())
+    if refusal:
+        assert refusal in said
+    else:
+        assert "failed=1" not in said
+    assert "changed=1" not in said
 
 
 # In a network of its own, and the other machine is one, too.
