@@ -1,0 +1,113 @@
+"""Where the time of a first `make up` goes, and of the next ones: a drawing of docs/performance.md.
+
+Three VMs one after the other, in a copy of this project: one with nothing there yet, not even the box; one with what
+`vagrant destroy` has kept of it; one with that and without a network. Without virtualisation in the CPU it takes half
+an hour. Needs root (Debian, QEMU), for the firewall.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import bundle
+from doctor import CACHE, ROOT
+from machine import cut_off  # type: ignore[import-not-found]  # of the tests, unread by mypy
+from matplotlib import pyplot
+
+COPY = CACHE / "bench/starts"
+SETTINGS = """\
+services:
+  backend: {host_port: 38080}
+  frontend: {host_port: 38000}
+"""
+STARTS = ["nothing is there", "from the cache", "from the cache, no network"]
+LAPTOP = "box and base image, built on the laptop"
+# What of the playbook is drawn by itself, by how the names of its steps begin.
+PARTS = {"role docker": "Docker", "images": "images", "base image": "images", "service ": "services until healthy"}
+
+
+def run(*command: str, environment: dict[str, str]) -> float:
+    """Run a command in the copy; how many seconds it took."""
+    start = time.monotonic()
+    subprocess.run(command, check=True, cwd=COPY, env=os.environ | environment)
+    return time.monotonic() - start
+
+
+def start(environment: dict[str, str]) -> dict[str, float]:
+    """One `make up`: the seconds of each part."""
+    seconds = run("make", "up", environment=environment)
+    timing = json.loads((COPY / ".cache/timing.json").read_text())
+    parts = {LAPTOP: seconds - timing["seconds"]} | timing["parts"]
+    for step, took in timing["steps"].items():
+        for name, part in PARTS.items():
+            if step.startswith(name):
+                parts[part] = parts.get(part, 0) + took
+                parts["playbook"] -= took
+    parts["the rest of the playbook"] = parts.pop("playbook")
+    return {part: round(took, 1) for part, took in parts.items()}
+
+
+def measure() -> dict[str, dict[str, float]]:
+    """The three starts; nothing is left of their VMs."""
+    environment = {
+        "LIBVIRT_DEFAULT_URI": "qemu:///system",
+        "SETTINGS_LOCAL": "settings.local.yml",
+        "VAGRANT_HOME": str(COPY / ".cache/vagrant"),  # which has no box yet
+    }
+    shutil.rmtree(COPY, ignore_errors=True)
+    for name in bundle.sources():
+        (COPY / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, COPY / name)
+    (COPY / "settings.local.yml").write_text(SETTINGS)
+    results = {}
+    for name in STARTS:
+        try:
+            with cut_off() if "no network" in name else nullcontext():
+                results[name] = start(environment)
+        finally:
+            run("vagrant", "--no-tty", "destroy", "--force", environment=environment)
+    shutil.rmtree(COPY)
+    return results
+
+
+def draw(results: dict[str, dict[str, float]], path: Path) -> None:
+    """One bar for each start, of its parts."""
+    figure, axis = pyplot.subplots(figsize=(9, 3.2), layout="constrained")
+    left = dict.fromkeys(results, 0.0)
+    for part, colour in zip(results[STARTS[0]], pyplot.colormaps["Set2"](range(8)), strict=False):
+        seconds = [parts.get(part, 0) for parts in results.values()]
+        bars = axis.barh(list(results), seconds, left=list(left.values()), label=part, color=colour)
+        axis.bar_label(bars, [f"{each:.0f}" if each >= 10 else "" for each in seconds], label_type="center", fontsize=8)
+        left = {name: left[name] + each for name, each in zip(left, seconds, strict=True)}
+    axis.bar_label(bars, [f"{each:.0f} s" for each in left.values()], padding=4)
+    axis.invert_yaxis()
+    axis.set_xlabel("seconds")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.margins(x=0.1)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    """Measure, unless that was done, and draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--draw-only", action="store_true", help="draw what OUTPUT.json has, and start no VM")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs/starts", help="OUTPUT, without ending")
+    options = parser.parse_args()
+    figures = options.output.with_suffix(".json")
+    if not options.draw_only:
+        figures.write_text(json.dumps(measure(), indent=1) + "\n")
+    results = json.loads(figures.read_text())
+    draw(results, options.output.with_suffix(".svg"))
+    first, *later = (sum(parts.values()) for parts in results.values())
+    for name, seconds in zip(STARTS, (first, *later), strict=True):
+        print(f"{name}: {seconds:.0f} s, {seconds / first:.2f} of the first")
+
+
+if __name__ == "__main__":
+    main()
