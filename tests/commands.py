@@ -25,9 +25,6 @@ IN_THE_VM = [
     """vagrant ssh --command "systemctl status --no-pager 'users-*'\"""",
     """vagrant ssh --command "sudo journalctl --no-pager --unit 'users-*' --lines 50\"""",
     """vagrant ssh --command "sudo journalctl --no-pager --unit 'users-*' --output cat --grep THAT_NUMBER\"""",
-    "make backup",
-    "make restore",
-    "make restore COPY=newest",
     f'vagrant ssh --command "{ADMIN} backup"',
     f'vagrant ssh --command "{ADMIN} list"',
     f'vagrant ssh --command "{ADMIN} restore newest"',
@@ -52,6 +49,9 @@ ELSEWHERE = {
     "cd users-bundle": ("tests/vm/test_vm.py", 'WORK / "users-bundle"'),
     "make up": ("tests/vm/test_vm.py", '"make", "up"'),
     "make clean-cache": ("tests/test_doctor.py", '"clean_cache.py"'),
+    "make backup": ("tests/vm/test_vm.py", '"make", "backup"'),
+    "make restore": ("tests/vm/test_vm.py", '"make", "restore"'),
+    "make restore COPY=newest": ("tests/vm/test_vm.py", '"make", "restore", "COPY=newest"'),
     "make export": ("tests/vm/test_vm.py", '"make", "export", f"FILE='),
     "make import FILE=data/users.csv": ("tests/vm/test_vm.py", '"make", "import", f"FILE='),
     "htpasswd -nB ana >> https-users": ("tests/test_https.py", '"htpasswd", "-niB", "ana"'),
@@ -71,8 +71,8 @@ ELSEWHERE |= {
     "sudo docker service ls": SWARM,
     "sudo docker service ps users_backend": SWARM,
     "sudo docker service logs --follow users_backend": SWARM,
-    'sudo docker exec "$(sudo docker ps --quiet --filter name=users_backend | head -n 1)" python -m users_backend.admin'
-    " backup": SWARM,
+    'sudo docker exec "$(sudo docker ps -qf name=users_backend | head -n 1)" sh -c \'PGPASSWORD=$(cat /run/secrets/PGPASSWORD)'
+    " python -m users_backend.admin backup'": SWARM,
 }
 GUIDE = ("tests/vm/test_vm.py", 'guide.replace("ssh ubuntu@203.0.113.10"')  # runs the blocks of this part
 ELSEWHERE |= {

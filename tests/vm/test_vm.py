@@ -1,7 +1,7 @@
-"""The stack on two real VMs, one after the other: the tests are steps, in this order.
+"""The stack on real VMs: what a target of the Makefile runs of this are steps, in this order.
 
-The first VM is one of a company, made by Molecule. The second one is that of `make up`, and in the end a machine with
-which nobody shares a folder. Both use one data folder: what the first one saved must be there in the second.
+In `make test` there is one VM, that of a company, made by Molecule and then used as after `make up`. The other targets
+begin with `make up`; that of `make offline` then makes a second VM out of what the first one has left.
 """
 
 import contextlib
@@ -11,7 +11,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import socket
 import sqlite3
 import subprocess
@@ -28,13 +27,14 @@ import torture
 import up
 import yaml
 from commands import IN_THE_VM
-from playwright.sync_api import expect, sync_playwright
+from machine import LIBVIRTD, cut_off, let_out, libvirt_as_before, pid
+from playwright.sync_api import Error as PageError
+from playwright.sync_api import Page, expect, sync_playwright
 from tutorial import follow
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / ".cache/test"
 DATABASE = WORK / "data/users.db"
-DAEMONS = [Path("/run/libvirtd.pid"), Path("/run/virtlogd.pid")]
 ENVIRONMENT = os.environ | {
     "LIBVIRT_DEFAULT_URI": "qemu:///system",
     "SETTINGS_LOCAL": "tests/vm/settings.yml",
@@ -45,8 +45,7 @@ ENVIRONMENT = os.environ | {
 
 BROWSER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 CACHED = {"cache_dir": ".cache/test/guest"}  # where a VM keeps what the next one needs
-NETWORK, GATEWAY = "192.168.121.0/24", "192.168.121.1"  # vagrant-libvirt's own; this machine's address in it
-RULE = "users-test"  # how our rule is called in the firewall
+GATEWAY = "192.168.121.1"  # this machine's address in vagrant-libvirt's own network
 
 pytestmark = pytest.mark.timeout(4800)  # seconds; software emulation is slow
 
@@ -67,14 +66,6 @@ def run(*command: str, fails: bool = False, cwd: Path = ROOT, **environment: str
     return "".join(lines)
 
 
-def pid(file: Path) -> int | None:
-    """The process that a pid file names, if it is alive."""
-    if not file.exists():
-        return None
-    process = int(file.read_text())
-    return process if Path(f"/proc/{process}").exists() else None
-
-
 # The data folder is a disk of its own, a small one, so that a test can fill it.
 DISK = WORK / "data.img"
 MOUNT = f"mountpoint -q {DATABASE.parent} || {{ mount -o loop {DISK} {DATABASE.parent}; rm -df {DATABASE.parent}/lost+found; }}"
@@ -83,36 +74,29 @@ UNMOUNT = f"! mountpoint -q {DATABASE.parent} || umount --lazy {DATABASE.parent}
 
 def mount(command: str) -> None:
     """Mount or unmount it, for libvirt too: started by `make up`, it may have mounts of its own."""
-    for process in filter(None, (os.getpid(), pid(DAEMONS[0]))):
+    for process in filter(None, (os.getpid(), pid(LIBVIRTD))):
         run(*up.SUDO, "nsenter", "--mount", "--target", str(process), "sh", "-ec", command)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def vm_host() -> Iterator[None]:
     """A clean start, and at the end neither a VM nor a daemon that was not there before."""
-    running = {file: pid(file) for file in DAEMONS}
-    if (WORK / "vagrant").exists():  # left by a run that was cut off
-        run("python3", "tools/up.py", "--prepare-only")
-        let_out()
-        run("vagrant", "destroy", "--force")
-        mount(UNMOUNT)
-    shutil.rmtree(WORK, ignore_errors=True)
-    DATABASE.parent.mkdir(parents=True)
-    run("truncate", "--size", "256M", str(DISK))
-    run("mkfs.ext4", "-q", "-m", "0", "-E", f"root_owner={os.getuid()}:{os.getgid()}", str(DISK))
-    mount(MOUNT)
-    yield
-    try:
-        run("vagrant", "destroy", "--force")
-    finally:
-        mount(UNMOUNT)
-    if not running[DAEMONS[0]] and pid(DAEMONS[0]):
-        for network in subprocess.check_output(["virsh", "net-list", "--name"], text=True, env=ENVIRONMENT).split():
-            run("virsh", "net-destroy", network)  # ends its dnsmasq
-    for file in DAEMONS:
-        process = pid(file)
-        if process and process != running[file]:
-            os.kill(process, signal.SIGTERM)
+    with libvirt_as_before():
+        if (WORK / "vagrant").exists():  # left by a run that was cut off
+            run("python3", "tools/up.py", "--prepare-only")
+            let_out()
+            run("vagrant", "destroy", "--force")
+            mount(UNMOUNT)
+        shutil.rmtree(WORK, ignore_errors=True)
+        DATABASE.parent.mkdir(parents=True)
+        run("truncate", "--size", "256M", str(DISK))
+        run("mkfs.ext4", "-q", "-m", "0", "-E", f"root_owner={os.getuid()}:{os.getgid()}", str(DISK))
+        mount(MOUNT)
+        yield
+        try:
+            run("vagrant", "destroy", "--force")
+        finally:
+            mount(UNMOUNT)
 
 
 def post(user_id: int, name: str) -> None:
@@ -133,24 +117,6 @@ def names(database: Path) -> dict[int, str]:
     """The users 1 to 5 of a database."""
     with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
         return dict(connection.execute("SELECT id, name FROM users WHERE id <= 5"))
-
-
-@contextlib.contextmanager
-def cut_off() -> Iterator[None]:
-    """While it lasts, a VM reaches no other machine than this one."""
-    rule = ["FORWARD", "--source", NETWORK, "--match", "comment", "--comment", RULE, "--jump", "REJECT"]
-    run(*up.SUDO, "iptables", "--insert", *rule)
-    try:
-        yield
-    finally:
-        let_out()
-
-
-def let_out() -> None:
-    """Take the rule of `cut_off` away, also one of a run that was cut off itself."""
-    for line in subprocess.check_output([*up.SUDO, "iptables", "--list-rules", "FORWARD"], text=True).splitlines():
-        if RULE in line:
-            run(*up.SUDO, "iptables", "--delete", *shlex.split(line)[1:])
 
 
 def vm(command: str) -> str:
@@ -184,7 +150,7 @@ def test_molecule_test_in_a_company_whose_proxy_is_the_only_way_out(forward_prox
             assert proxy.url in vm(command)
         assert len(proxy.reached()) > 1, "apt and pip fetch from different hosts"
 
-    run("vagrant", "provision", "--provision-with", "site")
+    run("vagrant", "provision", "--provision-with", "site")  # in the VM, as users do, and without those settings
     for command in COMPANY:
         assert proxy.address not in vm(command)
     assert vm(f"grep -rlsF {proxy.address} /etc /opt /run /usr/local /var/lib/docker/containers || :") == ""
@@ -208,6 +174,62 @@ def test_the_commands_of_the_documents_work() -> None:
         run("sh", "-c", command.replace("THAT_NUMBER", "healthz"))
 
 
+@contextlib.contextmanager
+def browser(**environment: str) -> Iterator[Page]:
+    """A page of a real browser."""
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"),
+            args=["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"],
+            env=os.environ | environment,
+        )
+        yield chromium.new_page()
+        chromium.close()
+
+
+def fill(page: Page, user_id: int, name: str) -> None:
+    """Create a user on the page."""
+    page.get_by_label("User ID").fill(str(user_id))
+    page.get_by_label("User name").fill(name)
+    page.get_by_role("button").first.click()
+    expect(page.get_by_text(f"User {user_id}, {name}, was created")).to_be_visible()
+
+
+@pytest.mark.usefixtures("running_stack")
+def test_a_user_created_in_a_browser_is_copied_restored_exported_and_imported() -> None:
+    with browser() as page:
+        page.goto("http://127.0.0.1:18000/")
+        fill(page, 1, "Ana")
+
+    ana = urllib.request.Request("http://127.0.0.1:18080/users/1", method="DELETE")
+    run("make", "backup")
+    BROWSER.open(ana).close()
+    assert "user" in run("make", "restore")
+    assert "To undo that: make restore COPY=users-" in run("make", "restore", "COPY=newest")
+    BROWSER.open(ana.full_url).close()
+    run("make", "export", f"FILE={WORK}/users.json")
+    assert {"id": 1, "name": "Ana"} in json.loads((WORK / "users.json").read_text())
+    assert " 0 refused." in run("make", "import", f"FILE={WORK}/users.json")
+    assert [*(DATABASE.parent / "backups").glob("users-*-hourly.db.gz")]
+
+
+@pytest.mark.usefixtures("running_stack")
+def test_a_power_cut_and_a_full_disk_lose_nothing_acknowledged() -> None:
+    stack = torture.Stack(run, vm, WORK)
+    stack.round("power cut", torture.power_cut)
+    stack.round("disk of the share full", torture.fill_share)
+    all_is_there(stack)
+
+
+def all_is_there(stack: torture.Stack) -> str:
+    """Check that nothing was lost; the table, which is also shown."""
+    table = torture.report(stack.results)
+    print(f"\n{table}")
+    assert stack.complaints == []
+    assert not any(result.lost for result in stack.results.values())
+    return table
+
+
 @pytest.mark.usefixtures("running_stack")
 def test_the_tutorial_adds_a_service_and_removes_it() -> None:
     service = ROOT / "apps/greeter"
@@ -223,18 +245,15 @@ def test_the_tutorial_adds_a_service_and_removes_it() -> None:
     assert "users-greeter" not in output
 
 
-@pytest.mark.timeout(6 * 3600)  # `make torture` is the longest of all
+@pytest.mark.timeout(6 * 3600)  # the longest of all
 @pytest.mark.usefixtures("running_stack")
 def test_nothing_acknowledged_is_lost_whatever_fails() -> None:
+    """And renew the table of the document."""
     stack = torture.Stack(run, vm, WORK)
-    torture.torture(stack, int(os.environ.get("ROUNDS", "1")))
-    table = torture.report(stack.results)
-    print(f"\n{table}")
-    assert stack.complaints == []
-    assert not any(result.lost for result in stack.results.values())
-    if "ROUNDS" in os.environ:  # `make torture`
-        document = ROOT / "docs/reliability.md"
-        document.write_text(re.sub(r"(^\|.*\n)+", lambda _: table, document.read_text(), count=1, flags=re.MULTILINE))
+    torture.torture(stack, int(os.environ["ROUNDS"]))
+    table = all_is_there(stack)
+    document = ROOT / "docs/reliability.md"
+    document.write_text(re.sub(r"(^\|.*\n)+", lambda _: table, document.read_text(), count=1, flags=re.MULTILINE))
 
 
 @pytest.mark.usefixtures("running_stack")
@@ -263,7 +282,7 @@ def test_the_database_moves_to_the_vms_own_disk_and_destroy_leaves_a_copy() -> N
     assert names(DATABASE) == {3: "Rui"}, "the one on the laptop was not touched, and outlives the VM"
 
 
-def test_make_up_out_of_a_bundle_needs_no_network_and_ends_with_both_urls_and_a_user_created_in_a_browser() -> None:
+def test_make_up_out_of_a_bundle_needs_no_network() -> None:
     """The test before has made the bundle, of a VM that it then destroyed."""
     run("tar", "-xf", "users-bundle.tar", "-C", str(WORK))
     there = WORK / "users-bundle"
@@ -297,29 +316,9 @@ def use_unpacked(local: Any) -> None:
     assert f"{timing['seconds']} s in all: " in output
     assert {"role docker", "service frontend, until it is healthy"} < set(timing["steps"])
 
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"),
-            args=["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"],
-        )
-        page = browser.new_page()
+    with browser() as page:
         page.goto("http://127.0.0.1:18000/")
-        page.get_by_label("User ID").fill("1")
-        page.get_by_label("User name").fill("Ana")
-        page.get_by_role("button").first.click()
-        expect(page.get_by_text("User 1, Ana, was created")).to_be_visible()
-        browser.close()
-
-    ana = urllib.request.Request("http://127.0.0.1:18080/users/1", method="DELETE")
-    run("make", "backup", **local)
-    BROWSER.open(ana).close()
-    assert "user" in run("make", "restore", **local)
-    assert "To undo that: make restore COPY=users-" in run("make", "restore", "COPY=newest", **local)
-    BROWSER.open(ana.full_url).close()
-    run("make", "export", f"FILE={WORK}/users.json", **local)
-    assert {"id": 1, "name": "Ana"} in json.loads((WORK / "users.json").read_text())
-    assert " 0 refused." in run("make", "import", f"FILE={WORK}/users.json", **local)
-    assert [*(DATABASE.parent / "backups").glob("users-*-hourly.db.gz")]
+        fill(page, 1, "Ana")
 
     start = time.monotonic()
     run("make", "up", **local)
@@ -332,7 +331,6 @@ def users() -> Any:
         return json.load(answer)
 
 
-@pytest.mark.usefixtures("running_stack")
 @pytest.mark.usefixtures("running_stack")
 def test_all_users_move_into_postgresql_in_one_more_container() -> None:
     write_ssh_config()
@@ -379,6 +377,34 @@ def test_all_users_move_into_postgresql_in_one_more_container() -> None:
     assert users() == before
     run("make", "restore", "COPY=newest", **local)
     assert {"id": 4, "name": "Davi"} in users()
+
+
+@pytest.mark.usefixtures("running_stack")
+def test_https_in_the_vm_is_trusted_after_the_commands_of_the_guide_and_outlives_a_restart(tmp_path: Path) -> None:
+    services = yaml.safe_load((ROOT / ENVIRONMENT["SETTINGS_LOCAL"]).read_text())["services"]
+    services["frontend"]["https_host_port"], services["backend"]["https_host_port"] = 18443, 18444
+    local = settings_with(services=services, https={"domain": "localhost"})
+    [reload] = re.findall(r"^vagrant reload .*", (ROOT / "docs/https.md").read_text(), re.MULTILINE)
+    run("sh", "-c", reload, **local)
+    try:
+        run("make", "trust", **local)
+        home = {"HOME": str(tmp_path)}
+        with browser(**home) as page, pytest.raises(PageError, match="ERR_CERT_AUTHORITY_INVALID"):
+            page.goto("https://localhost:18443/")
+        [trust] = re.findall(r"`(certutil -d sql:.* https-root\.crt)`", (ROOT / "docs/https.md").read_text())
+        run("sh", "-c", trust, **home)
+        run("vagrant", "reload", **local)
+        again = ("--retry", "60", "--retry-delay", "5", "--retry-all-errors")  # the services are still starting
+        for url in ("https://localhost:18443/", "https://localhost:18444/readyz"):
+            run("curl", "-fsS", *again, "--noproxy", "*", "--cacert", "https-root.crt", url)
+        with browser(**home) as page:
+            page.goto("https://localhost:18443/")
+            fill(page, 6, "Gil")
+        url = "https://localhost:18444/users/6"
+        assert "Gil" in run("curl", "-fsS", "--noproxy", "*", "--cacert", "https-root.crt", url)
+        run("curl", "-fsS", "--noproxy", "*", "--cacert", "https-root.crt", "-X", "DELETE", url)
+    finally:
+        (ROOT / "https-root.crt").unlink(missing_ok=True)
 
 
 def test_the_playbook_over_ssh_on_a_machine_that_nobody_shares_a_folder_with() -> None:
