@@ -183,23 +183,6 @@ def vagrant_up() -> None:
         raise Stop("`vagrant up` did not finish; the message above says why. When it is mended, run `make up` again.")
 
 
-def check_urls(settings: Any) -> None:
-    """Raises Stop unless every service answers on this machine's side."""
-    for name in doctor.with_port(settings):
-        url = doctor.health_url(settings, name)
-        for attempt in range(30):
-            try:
-                doctor.get(url)
-                break
-            except OSError as error:
-                if attempt == 29:
-                    raise Stop(
-                        f"The VM runs, but {name} does not answer at {url} ({error}). "
-                        "Look at it with `make logs`, then run `vagrant reload --provision`."
-                    ) from error
-                time.sleep(1)
-
-
 def prepare_qemu() -> None:
     """Makes this machine ready for a VM without VirtualBox."""
     install()
@@ -231,18 +214,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepare-only", action="store_true", help="install and build what is missing, start no VM")
     prepare_only = parser.parse_args().prepare_only
-    virtualbox = doctor.has_virtualbox()
     try:
         with step("Checking this machine"):
             check_machine()
-        if not (shutil.which("vagrant") and virtualbox):
+        if not (shutil.which("vagrant") and doctor.has_virtualbox()):
             prepare_qemu()
         if not prepare_only:
             with step("vagrant up"):
                 vagrant_up()
-        if not (prepare_only or virtualbox):
-            with step("Asking both URLs"):
-                check_urls(read_settings())
     except Stop as stop:
         print(f"\nmake up stopped: {stop}", file=sys.stderr)
         return 1

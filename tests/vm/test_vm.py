@@ -394,9 +394,6 @@ def test_https_in_the_vm_is_trusted_after_the_commands_of_the_guide_and_outlives
         [trust] = re.findall(r"`(certutil -d sql:.* https-root\.crt)`", (ROOT / "docs/https.md").read_text())
         run("sh", "-c", trust, **home)
         run("vagrant", "reload", **local)
-        again = ("--retry", "60", "--retry-delay", "5", "--retry-all-errors")  # the services are still starting
-        for url in ("https://localhost:18443/", "https://localhost:18444/readyz"):
-            run("curl", "-fsS", *again, "--noproxy", "*", "--cacert", "https-root.crt", url)
         with browser(**home) as page:
             page.goto("https://localhost:18443/")
             fill(page, 6, "Gil")
