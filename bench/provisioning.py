@@ -30,7 +30,7 @@ ENVIRONMENT = {
 }
 CHANGED = ROOT / "apps/frontend/src/users_frontend/__init__.py"
 
-INSTALL, AGAIN, CHANGE, ANSIBLE = "everything", "with nothing to do", "one app changed", "Ansible's own installation"
+INSTALL, AGAIN, CHANGE = "everything", "with nothing to do", "one app changed"
 TARGETS = [
     # the playbook's measure, what it is compared with, at most
     (INSTALL, INSTALL, "by hand", 1.25),
@@ -89,13 +89,12 @@ def by_hand(action: str) -> float:
 
 def measure() -> dict[str, dict[str, float]]:
     """Both ways, each in a VM of its own; seconds."""
-    results: dict[str, dict[str, float]] = {INSTALL: {}, AGAIN: {}, CHANGE: {}, ANSIBLE: {}}
+    results: dict[str, dict[str, float]] = {INSTALL: {}, AGAIN: {}, CHANGE: {}}
     with fresh_vm():
         results[INSTALL]["by hand"] = by_hand("install")
         with changed_app():
             results[CHANGE]["by hand"] = by_hand("frontend")
     with fresh_vm():
-        results[ANSIBLE]["playbook"] = seconds("provision", "--provision-with", "ansible")
         results[INSTALL]["playbook"] = seconds("provision", "--provision-with", "site")
         results[AGAIN]["playbook"] = seconds("provision", "--provision-with", "site")
         with changed_app():

@@ -70,7 +70,7 @@ def make(provider: str, version: str, url: str) -> None:
     box = folder / "package.box"
     try:
         with up.step(f"Building {box.relative_to(ROOT)} from Debian's packages"):
-            up.run_recipe("build-box", box, "--provider", provider, "--version", version)
+            up.run_recipe("build-box", box, "--provider", provider, "--version", version, "--include", up.IN_THE_BOX)
     except Stop:
         folder.rmdir()
         raise
