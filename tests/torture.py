@@ -325,6 +325,13 @@ def power_cut(stack: Stack, *disks: LossyDisk) -> float:
     return on
 
 
+def panic_kernel(stack: Stack) -> float:
+    """Nobody turns the VM off and on again."""
+    stack.vm("(sleep 1; echo c > /proc/sysrq-trigger) > /dev/null 2>&1 &")
+    stack.wait_for(NO_ANSWER)
+    return time.monotonic()
+
+
 def kill_container(stack: Stack) -> float:
     killed = time.monotonic()
     stack.vm("docker kill --signal KILL users-backend")
@@ -433,6 +440,7 @@ def set_clock_back(stack: Stack) -> float:
 
 
 FAILURES = {
+    "the kernel's panic": panic_kernel,
     "`kill -9` of the container": kill_container,
     "`kill -9` of dockerd": kill_dockerd,
     "`kill -9` of the backend's process": kill_process,
