@@ -132,7 +132,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(folder / "virtualbox/VBoxManage", VIRTUALBOX, 0o755)
     status, said = make_bundle(project)
     assert status == 0, said
-    assert "images.tar.gz: 0.0 MB, 2 packages, SHA-256 " in said
+    assert "images.tar: 0.0 MB, 2 packages, SHA-256 " in said
     assert ".cache/bundle.box: 0.0 MB, 2 packages, SHA-256 " in said
     return folder
 
@@ -167,8 +167,7 @@ def test_it_has_the_files_of_git_as_they_are_the_box_and_the_cache_and_nothing_e
     assert [file.name for file in unpacked.parent.iterdir()] == ["users-bundle"]
     there = {str(file.relative_to(unpacked)) for file in unpacked.rglob("*") if file.is_file()}
     cache = {
-        f".cache/guest/{name}"
-        for name in ("packages.tar", "images.tar.gz", "packages.tar.sha256", "images.tar.gz.sha256")
+        f".cache/guest/{name}" for name in ("packages.tar", "images.tar", "packages.tar.sha256", "images.tar.sha256")
     }
     tracked = set(subprocess.check_output(["git", "ls-files"], cwd=made / "project", text=True).splitlines())
     added = {".cache/machine.yml", ".cache/bundle.box", "base.tar.gz", "bundle.cdx.json", *cache}
@@ -200,7 +199,7 @@ def test_its_list_is_valid_cyclonedx_and_has_each_file_and_package(unpacked: Pat
     )
     docker = held[".cache/guest/packages.tar"]["pkg:deb/debian/docker.io@1:26.1.5?arch=amd64"]
     assert docker["hashes"] == [{"alg": "SHA-256", "content": hashlib.sha256(b"a package").hexdigest()}]
-    images = held[".cache/guest/images.tar.gz"]
+    images = held[".cache/guest/images.tar"]
     assert {BASE, "pkg:deb/debian/python3@3.13.5-1?arch=amd64"} < set(images)
     assert images[BASE]["hashes"] == [{"alg": "SHA-256", "content": "1d" * 32}]
     for app in ("backend", "frontend"):
@@ -306,7 +305,7 @@ def test_a_box_that_vagrant_has_is_packed_the_newest_one(project: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda project: (project / ".cache/guest/images.tar.gz").unlink(), "no packages and images were kept yet. Run `make up`"),
+        (lambda project: (project / ".cache/guest/images.tar").unlink(), "no packages and images were kept yet. Run `make up`"),
         (lambda project: write(project / ".cache/guest/packages.tar", "half"), "packages.tar of the cache is damaged. Run"),
         (lambda project: write(project / "apps/backend/src/users_backend/api.py", ""), "has no image of backend as the files are"),
         (lambda project: (project / "my.box").unlink(), "the box file my.box is not there."),

@@ -450,7 +450,7 @@ def test_a_network_that_is_away_is_no_mistake_where_the_cache_has_what_a_vm_need
     project.settings["vm"] = {"box_url": ".cache/bundle.box"}
     (project.folder / ".cache/bundle.box").touch()
     assert starting(project.doctor()[1], f"note network 127.0.0.1:{closed_port}: ")
-    (cache / "images.tar.gz").unlink()
+    (cache / "images.tar").unlink()
     (project.tools / "VBoxManage").unlink()
     assert starting(project.doctor()[1], f"wrong network 127.0.0.1:{closed_port}: ")
 
@@ -458,7 +458,7 @@ def test_a_network_that_is_away_is_no_mistake_where_the_cache_has_what_a_vm_need
 def test_clean_cache_removes_the_archives_and_nothing_else(project: Project) -> None:
     cache = fill_cache(project)
     (cache / "packages.tar.sha256").touch()
-    (cache / "images.tar.gz.part").touch()
+    (cache / "images.tar.part").touch()
     (cache / "mine").touch()
     assert project.run("clean_cache.py") == (0, ".cache/guest is empty now: 3 MB were freed.\n")
     assert [file.name for file in cache.iterdir()] == ["mine"]

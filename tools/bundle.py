@@ -144,7 +144,7 @@ def make() -> None:
     names, settings = sources(), situation.settings
     renew_cache(situation)
     kept, base = cached(settings), settings["image"]
-    check_images(kept["images.tar.gz"], base["base"], names)
+    check_images(kept["images.tar"], base["base"], names)
     doctor.CACHE.mkdir(exist_ok=True)
     with TemporaryDirectory(dir=doctor.CACHE) as folder:
         work = Path(folder)

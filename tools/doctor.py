@@ -33,7 +33,7 @@ from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache"
-CACHED = ["packages.tar", "images.tar.gz"]  # in cache_dir, as vagrant/cache.sh writes them
+CACHED = ["packages.tar", "images.tar"]  # in cache_dir, as vagrant/cache.sh writes them
 BUNDLED_BOX = ".cache/bundle.box"  # where a bundle has its box (tools/bundle.py)
 OLDEST_VAGRANT = (2, 3, 4)  # as in the Vagrantfile
 DISK_NEEDED = 10  # GB: packages 1, the box three times (built, unpacked, imported) 2, the VM's disk 4, spare 3

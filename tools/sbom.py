@@ -1,7 +1,6 @@
 """Lists what a bundle holds as CycloneDX 1.6 (https://cyclonedx.org): each file with its SHA-256, and in it the packages
 with their versions. debsbom reads dpkg's lists."""
 
-import gzip
 import hashlib
 import io
 import logging
@@ -79,12 +78,12 @@ def in_cache(archive: Path, system: str) -> Iterator[Component]:
 
 
 def in_images(archive: Path, system: str) -> Iterator[Component]:
-    """The images in images.tar.gz with their IDs, and the packages in any of their layers."""
+    """The images in images.tar with their IDs, and the packages in any of their layers."""
     for line in said(archive)[1:-1]:
         name, tag, identity = re.split(r" sha256:|:", line, maxsplit=2)
         yield Component(type=ComponentType.CONTAINER, name=name, version=tag, hashes=[sha256(identity)])
     found = set()  # most layers have no list, and images share theirs
-    with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r|") as outer:
+    with tarfile.open(archive) as outer:
         for _, content in members(outer):
             try:
                 with tarfile.open(fileobj=io.BytesIO(content)) as layer:
@@ -103,7 +102,7 @@ def in_requirements(file: Path, _: str) -> Iterator[Component]:
 # Who looks into which file, the first that fits.
 INSIDE = {
     r"/packages\.tar$": in_cache,
-    r"/images\.tar\.gz$": in_images,
+    r"/images\.tar$": in_images,
     r"\.(box|tar\.gz)$": in_system,
     r"^apps/\w+/requirements\.txt$": in_requirements,
 }

@@ -273,7 +273,7 @@ def test_the_database_moves_to_the_vms_own_disk_and_destroy_leaves_a_copy() -> N
     post(5, "Eva")
 
     said = run("make", "bundle", **own_disk)
-    for name in ("bundle.box", "packages.tar", "images.tar.gz"):
+    for name in ("bundle.box", "packages.tar", "images.tar"):
         assert re.search(rf"/{name}: .* MB, \d+ packages, SHA-256 ", said)
     said = run("make", "destroy", **own_disk)
     assert "The copy stays in .cache/test/data/backups." in said
