@@ -327,7 +327,7 @@ def power_cut(stack: Stack, *disks: LossyDisk) -> float:
 
 def panic_kernel(stack: Stack) -> float:
     """Nobody turns the VM off and on again."""
-    stack.vm("(sleep 1; echo c > /proc/sysrq-trigger) > /dev/null 2>&1 &")
+    stack.vm("(sleep 5; echo c > /proc/sysrq-trigger) > /dev/null 2>&1 &")
     stack.wait_for(NO_ANSWER)
     return time.monotonic()
 
