@@ -106,6 +106,7 @@ def test_a_box_is_built_once_and_again_when_its_recipe_changes(monkeypatch: pyte
     recipe.write_text('#!/bin/sh\necho new > "$1"\n')
     second = tmp_path / up.build("build-box", "debian", ".box", "argument")
     assert list((tmp_path / ".cache").iterdir()) == [second]  # the old one is gone
+    assert tmp_path / up.build("build-box", "debian", ".box", "another") != second
 
 
 def test_an_unknown_option_is_refused() -> None:
