@@ -1,10 +1,8 @@
 """What several tests need: a real forward proxy, and templates of the roles."""
 
-import json
 import re
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -13,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import init_plugin_loader
+from ansible.template import Templar, trust_as_template
 
 ROOT = Path(__file__).resolve().parents[1]
-ANSIBLE = Path(sys.executable).parent / "ansible"
 USER, PASSWORD = "ana.silva", "Pass-word1.x"  # tinyproxy takes no others than letters, digits, hyphens and dots
 
 
@@ -61,25 +61,18 @@ def forward_proxy(tmp_path: Path) -> Iterator[Callable[[str], ForwardProxy]]:
 
 
 @pytest.fixture(scope="session")
-def render(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def render() -> Any:
     """Renders a template of a role, or an expression, with the role's defaults and these variables."""
-
-    tmp_path = tmp_path_factory.mktemp("render")
+    init_plugin_loader([])
 
     def run(role: str, template: str, **variables: object) -> str:
-        source, output = ROOT / f"roles/{role}/templates/{template}", tmp_path / "output"
-        if "{{" in template:
-            source = tmp_path / "expression"
-            source.write_text(template)
-        defaults = [f"@{ROOT}/roles/{role}/{part}/main.yml" for part in ("defaults", "vars")]
-        extra = [argument for file in defaults if Path(file[1:]).exists() for argument in ("--extra-vars", file)]
-        subprocess.run(
-            [ANSIBLE, "localhost", "--connection", "local", *extra, "--extra-vars", json.dumps(variables)]
-            + ["--module-name", "template", "--args", f"src={source} dest={output}"],
-            check=True,
-            capture_output=True,
-            cwd=ROOT / "roles" / role,
-        )
-        return output.read_text()
+        folder, loader = ROOT / "roles" / role, DataLoader()
+        given: dict[str, object] = {"ansible_check_mode": False, "ansible_search_path": [str(folder)]}
+        for part in ("defaults", "vars"):
+            if (folder / part / "main.yml").exists():
+                given |= loader.load_from_file(str(folder / part / "main.yml"), trusted_as_template=True)
+        if "{{" not in template:
+            template = f"{{{{ lookup('ansible.builtin.template', '{template}') }}}}"
+        return Templar(loader, given | variables).template(trust_as_template(template))
 
     return run

@@ -1,6 +1,5 @@
 """compose.yaml runs the services of settings.yml, with what the units of the role service allow them and no more."""
 
-import json
 import os
 import re
 import shlex
@@ -13,7 +12,6 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-ROLE = ROOT / "roles/service"
 TEXT = (ROOT / "compose.yaml").read_text()
 SETTINGS = yaml.safe_load((ROOT / "settings.yml").read_text())
 SERVICES = SETTINGS["services"]
@@ -29,26 +27,10 @@ def compose(**environment: str) -> Any:
     )
 
 
-def unit(name: str, folder: Path) -> str:
-    """The service's unit, rendered by the real Ansible."""
-    variables = yaml.safe_load((ROLE / "defaults/main.yml").read_text()) | {
-        "service": {"name": name, "settings": SERVICES[name]},
-        "service_etc": "/etc/users",
-        "service_unit": f"users-{name}",
-        "service_image": "image",
-        "service_digest": "digest",
-        "service_variant": "image",
-        "service_live": False,
-    }
-    subprocess.run(
-        [Path(sys.executable).parent / "ansible", "localhost", "--connection", "local"]
-        + ["--extra-vars", json.dumps(variables), "--module-name", "template"]
-        + ["--args", f"src={ROLE}/templates/unit.service.j2 dest={folder}/unit"],
-        check=True,
-        capture_output=True,
-        cwd=folder,
-    )
-    return (folder / "unit").read_text()
+def unit(render: Any, name: str) -> str:
+    """The service's unit."""
+    variables = {"service": {"name": name, "settings": SERVICES[name]}, "service_variant": "image"}
+    return render("service", "unit.service.j2", **variables, service_image="image", service_digest="digest")
 
 
 def options_of_unit(text: str) -> list[str]:
@@ -83,8 +65,8 @@ def test_it_has_the_services_of_the_settings_and_those_that_are_off_only_on_dema
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_a_container_may_do_what_it_may_under_systemd(name: str, tmp_path: Path) -> None:
-    text = unit(name, tmp_path)
+def test_a_container_may_do_what_it_may_under_systemd(render: Any, name: str) -> None:
+    text = unit(render, name)
     service = compose(DATA_DIR="/data")["services"][name]
     if name == "database":  # Docker's own volume, in place of a folder of the VM
         assert service["volumes"] == ["database:/data"]
