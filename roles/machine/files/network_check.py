@@ -78,17 +78,16 @@ WHAT = {
 def lacking() -> Iterator[str]:
     """What must be fetched for Docker and the images to be there."""
 
-    def there(image: str) -> bool:
-        command = ["docker", "image", "ls", "--quiet", image]
-        return bool(subprocess.run(command, check=False, capture_output=True).stdout)
-
-    docker = shutil.which("docker")
-    if not docker:
+    there = set()  # with their tags, and without
+    if shutil.which("docker"):
+        command = ["docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}} {{.Repository}}"]
+        there.update(subprocess.run(command, check=False, text=True, stdout=subprocess.PIPE).stdout.split())
+    else:
         yield "apt"
-    if not docker or not all(there(image) for image in SETTINGS["images"].split()):
+    if not there.issuperset(SETTINGS["images"].split()):
         yield "pip"
         base = SETTINGS["base_image"]
-        if base and not (docker and there(base)):
+        if base and base not in there:
             yield "registry"
 
 
