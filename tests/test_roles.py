@@ -168,18 +168,12 @@ def test_with_live_reload_the_source_is_mounted_read_only_and_needs_the_share(re
 
 
 def test_a_version_is_its_units_its_environment_and_what_the_deployment_must_know(render: Any) -> None:
-    variables = service(secrets=["SECRET_KEY", "database/PGPASSWORD", "OTHER"], health_path="/healthz") | {
-        "service_live_reload": False
-    }
+    variables = service(health_path="/healthz") | {"service_live_reload": False}
     del variables["service_variant"]
     version = json.loads(render("service", "{{ service_version | to_json }}", **variables))
     assert [*version] == ["live", "image", "trial", "env", "about"]
     assert version["live"] == version["image"] != version["trial"]
-    assert version["about"].splitlines() == [
-        "image=users-backend:0123456789ab",
-        "health=8080/healthz",
-        "secrets='SECRET_KEY OTHER'",
-    ]
+    assert version["about"].splitlines() == ["image=users-backend:0123456789ab", "health=8080/healthz"]
 
 
 def test_who_types_the_playbooks_own_command_is_told_what_to_run(render: Any) -> None:
@@ -341,6 +335,79 @@ def test_an_image_that_cannot_be_built_is_named_with_its_source_and_the_reason(r
         "The image of two could not be built from 2; what ran before still runs.\n"
         "The end of what docker build said:\nno such line\n"
     )
+
+
+def two_services(folder: Path, *state: str) -> dict[str, object]:
+    """The variables that the role has when it has found this."""
+    volumes = [{"source": f"{folder}/a b", "target": "/c"}]
+    return {
+        "service_list": {
+            "one": {"source": "1", "port": 1, "secrets": ["two/PASSWORD"]},
+            "two": {"source": "2", "port": 2, "secrets": ["PASSWORD"], "volumes": volumes},
+        },
+        "service_state": {"stdout_lines": ["wants one users-one:1", "wants two users-two:2", *state]},
+        "service_digests": {"one": "1a", "two": "2a"},
+        "service_etc": str(folder / "etc"),
+        "service_user_id": os.getuid(),
+        "service_live_reload": False,
+    }
+
+
+def bring_live(render: Any, folder: Path, deploy: str, *state: str) -> subprocess.CompletedProcess[str]:
+    """What happens where the deployment's program, a stand-in here, is this one."""
+    program = folder / "bin/users-deploy"
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(f"#!/bin/sh\n{deploy}\n")
+    program.chmod(0o755)
+    script = render("service", "live.sh.j2", **two_services(folder, *state))
+    environment = os.environ | {"PATH": f"{program.parent}:{os.environ['PATH']}"}
+    return subprocess.run(["sh"], check=False, input=script, text=True, capture_output=True, env=environment)
+
+
+def test_services_are_brought_live_at_the_same_time_each_with_its_version(render: Any, tmp_path: Path) -> None:
+    meet = f"for _ in $(seq 100); do [ $(ls {tmp_path} | grep -c next) = 2 ] && exit; sleep 0.1; done; exit 1"
+    assert bring_live(render, tmp_path, f"cat > {tmp_path}/$1.$2; {meet}").stderr == ""
+    for name, number in (("one", 1), ("two", 2)):
+        version = json.loads((tmp_path / f"{name}.next").read_text())
+        assert version["about"].splitlines() == [f"image=users-{name}:{number}", f"health={number}"]
+        assert f" --label settings={number}a " in version["live"]
+
+
+def test_a_secret_is_made_once_and_before_any_service_starts(render: Any, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert bring_live(render, tmp_path, f"cat {tmp_path}/etc/two/secret.PASSWORD >> {tmp_path}/read").stderr == ""
+    read = (tmp_path / "read").read_text().splitlines()
+    assert len(read) == 4
+    assert re.fullmatch("PASSWORD=[0-9a-f]{64}", read[0])
+    assert set(read) == {read[0]}
+    assert (tmp_path / "etc/two/secret.PASSWORD").stat().st_mode & 0o777 == 0o600
+    assert not (tmp_path / "etc/one").exists()
+
+
+def test_the_reason_of_each_deployment_that_fails_is_said_and_no_other_word(render: Any, tmp_path: Path) -> None:
+    deploy = 'echo "$1 went wrong" >&2; [ "$1" = one ]'
+    assert bring_live(render, tmp_path, deploy).stderr == "two went wrong\n"
+
+
+def test_what_runs_as_it_should_is_left_alone(render: Any, tmp_path: Path) -> None:
+    up = "container users-one 1a Up 2 hours (healthy)"
+    for state, stale in {
+        ("container users-two 2a Up 2 hours (healthy)", up): [],
+        ("container users-two 2a Up 3 seconds", up): [],
+        ("container users-two 2a Up 2 hours (unhealthy)", up): ["two"],
+        ("container users-two 2b Up 2 hours (healthy)", up): ["two"],
+        ("container users-two  Up 2 hours", up): ["two"],
+        ("container users-two 2a Restarting (1) 3 seconds ago", up): ["two"],
+        (): ["one", "two"],
+    }.items():
+        assert json.loads(render("service", "{{ service_stale | to_json }}", **two_services(tmp_path, *state))) == stale
+
+
+def test_folders_are_made_for_their_services_and_touched_only_when_need_be(render: Any, tmp_path: Path) -> None:
+    bring_live(render, tmp_path, "exit", f"owned {tmp_path}/a b")
+    assert not (tmp_path / "a b").exists()
+    bring_live(render, tmp_path, f"[ -d '{tmp_path}/a b' ]")
+    assert (tmp_path / "a b").is_dir()
 
 
 @pytest.mark.parametrize(("images", "restored"), [("0123456789ab", False), ("", True)])

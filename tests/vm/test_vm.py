@@ -316,7 +316,7 @@ def use_unpacked(local: Any) -> None:
     timing = json.loads((local["cwd"] / ".cache/timing.json").read_text())
     assert set(timing["parts"]) == {"Vagrant and the VM", "playbook"}
     assert f"{timing['seconds']} s in all: " in output
-    assert {"role docker", "service frontend, until it is healthy"} < set(timing["steps"])
+    assert {"role docker", "services, until they are healthy"} < set(timing["steps"])
 
     with browser() as page:
         page.goto("http://127.0.0.1:18000/")
