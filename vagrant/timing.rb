@@ -5,7 +5,7 @@ require "timeout"
 # Says at the end of `vagrant up`, `provision` and `reload` where the time went, and writes it to .cache/timing.json.
 module Timing
   ANSIBLE = "/run/users-ansible.json".freeze # where the VM has the seconds of Ansible's installation
-  PLAYBOOK = "~/.cache/users-timing.json".freeze # and those of the playbook: ansible/callback_plugins/timing.py
+  PLAYBOOK = "/run/users-playbook.json".freeze # and those of the playbook: ansible/callback_plugins/timing.py
   PATIENCE = 20 # seconds
 
   module_function
