@@ -99,11 +99,11 @@ lint: .venv/dev ## read the code without running it
 	mypy
 	ansible-lint --offline -q --profile production
 
-check: lint ## every check and test that needs no VM
+check: lint ## the checks and tests that need no VM and little time
 	tests/install-tools
-	pytest -n 2 --dist loadfile -m "not slow"
+	pytest -n 3 --dist loadfile -m "not slow"
 
-test: check ## `check`, crashes and full disks, Molecule and `make up` on a real VM: all but what has a target of its own below
+test: check ## `check`, the slow tests, Molecule and `make up` on a real VM: all but what has a target of its own below
 	pytest -m slow
 	pytest --capture no tests/vm/test_vm.py \
 	    -k "not (tutorial or whatever_fails or own_disk or bundle or postgresql or https or over_ssh)"

@@ -61,7 +61,7 @@ ELSEWHERE = {
     "docker compose up": ("molecule/default/tests/test_compose.py", "docker compose up"),
     "FRONTEND_PORT=8001 make local": ("tests/test_local.py", '"tools/local.py"'),
     "git config core.hooksPath .githooks": ("tests/test_repository.py", '"core.hooksPath", ".githooks"'),
-    ".venv/bin/pytest apps/frontend": ("Makefile", 'pytest -n 2 --dist loadfile -m "not slow"'),
+    ".venv/bin/pytest apps/frontend": ("Makefile", 'pytest -n 3 --dist loadfile -m "not slow"'),
     "ansible-playbook -i hosts.yml ansible/site.yml": ("tests/vm/test_vm.py", '"ansible-playbook", "-i", '),
 }
 SWARM = ("tests/vm/test_swarm.py", 'commands(ROOT / "docs/swarm.md")')

@@ -270,6 +270,7 @@ def web_server(folder: Path) -> Iterator[str]:
             server.shutdown()
 
 
+@pytest.mark.slow
 def test_vagrant_takes_the_box_from_the_catalogue_and_updates_it(boxes: Path, tmp_path: Path) -> None:
     """From a web server; and in the form of files, which `make box` without an address writes."""
     shelf = boxes / "virtualbox"

@@ -21,6 +21,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from test_vagrantfile import STAND_IN as VIRTUALBOX
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
 SECRET = os.urandom(16).hex()  # which these files do not have
 BASE = "users-base:89ab"

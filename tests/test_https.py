@@ -25,6 +25,7 @@ import acme
 import pytest
 import up
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
 DOMAIN = "users.example.com"
 PASSWORD = "just for the test"
@@ -439,7 +440,6 @@ def test_make_trust_without_https_says_what_is_missing(proxy: Proxy, tmp_path: P
 # --- Graded by a scanner -------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_a_scanner_finds_nothing_that_would_cost_the_best_grade(proxy: Proxy, users: list[str]) -> None:
     with acme.authority(proxy.folder, "127.0.0.1", (proxy.http, proxy.https)) as authority:
         settings = {"proxy_acme_url": authority.url, "proxy_acme_ca_certificate": str(authority.certificate)}

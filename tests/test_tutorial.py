@@ -11,6 +11,7 @@ from shutil import copy, copytree, rmtree
 import pytest
 from tutorial import Reader, Step, follow, get, run, server, steps, write
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
 TUTORIAL = ROOT / "docs/add-a-service.md"
 READ_SETTINGS = "begin; puts Settings.load.to_json; rescue Settings::Error => e; abort e.message; end"

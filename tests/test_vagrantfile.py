@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
 
 # Plays VirtualBox 7 for `vagrant up` until the machine should boot, which it refuses.

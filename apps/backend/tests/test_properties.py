@@ -19,6 +19,8 @@ from users_backend.settings import load
 from users_backend.store import open_store
 from users_backend.users import MAX_ID, User, fold
 
+pytestmark = pytest.mark.slow
+
 # Few, so that operations meet each other.
 IDS = st.sampled_from([1, 2, 3, 4, 5, 6, 10, MAX_ID - 1, MAX_ID])
 

@@ -6,7 +6,10 @@ import sys
 import unicodedata
 from typing import Any
 
+import pytest
 import schemathesis
+
+pytestmark = pytest.mark.slow
 
 
 # Schemathesis loads this file, too, and asks this function about each body that it has made.
