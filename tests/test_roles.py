@@ -387,6 +387,8 @@ def test_a_secret_is_made_once_and_before_any_service_starts(render: Any, tmp_pa
 def test_the_reason_of_each_deployment_that_fails_is_said_and_no_other_word(render: Any, tmp_path: Path) -> None:
     deploy = 'echo "$1 went wrong" >&2; [ "$1" = one ]'
     assert bring_live(render, tmp_path, deploy).stderr == "two went wrong\n"
+    cut_off = bring_live(render, tmp_path, '[ "$1" = one ] || kill -9 $$')
+    assert cut_off.stderr.splitlines()[-1] == "two: its deployment was cut off. Run the playbook again."
 
 
 def test_what_runs_as_it_should_is_left_alone(render: Any, tmp_path: Path) -> None:
