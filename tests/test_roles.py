@@ -167,13 +167,25 @@ def test_with_live_reload_the_source_is_mounted_read_only_and_needs_the_share(re
         assert mounts(render("service", "unit.service.j2", **live | {"service_variant": variant})) == []
 
 
+def version(render: Any, **settings: object) -> dict[str, str]:
+    """What the deployment's program is given."""
+    script = render(
+        "service",
+        "live.sh.j2",
+        service_list={"backend": {"source": "apps/backend", **settings}},
+        service_state={"stdout_lines": ["wants backend users-backend:0123456789ab"]},
+        service_digests={"backend": "digest"},
+        service_live_reload=False,
+    )
+    return json.loads(re.findall("^{.*", script, re.MULTILINE)[0])
+
+
 def test_a_version_is_its_units_its_environment_and_what_the_deployment_must_know(render: Any) -> None:
-    variables = service(health_path="/healthz") | {"service_live_reload": False}
-    del variables["service_variant"]
-    version = json.loads(render("service", "{{ service_version | to_json }}", **variables))
-    assert [*version] == ["live", "image", "trial", "env", "about"]
-    assert version["live"] == version["image"] != version["trial"]
-    assert version["about"].splitlines() == ["image=users-backend:0123456789ab", "health=8080/healthz"]
+    files = version(render, port=8080, health_path="/healthz")
+    assert [*files] == ["live", "image", "trial", "env", "about"]
+    assert files["live"] == files["image"] != files["trial"]
+    assert "--label settings=digest " in files["live"]
+    assert files["about"].splitlines() == ["image=users-backend:0123456789ab", "health=8080/healthz"]
 
 
 def test_who_types_the_playbooks_own_command_is_told_what_to_run(render: Any) -> None:
@@ -223,12 +235,10 @@ def test_a_secret_of_another_service_is_that_file_where_the_service_is_in_the_li
 
 
 def test_a_service_without_a_port_publishes_none_and_docker_says_how_it_is(render: Any) -> None:
-    variables = service() | {"service_live_reload": False}
-    del variables["service"]["settings"]["port"], variables["service_variant"]  # type: ignore[index]
-    version = json.loads(render("service", "{{ service_version | to_json }}", **variables))
-    assert "--publish" not in docker_run(version["live"])
-    assert environment(version["env"]) == {}
-    assert "health=\n" in version["about"]
+    files = version(render)
+    assert "--publish" not in docker_run(files["live"])
+    assert environment(files["env"]) == {}
+    assert "health=\n" in files["about"]
 
 
 def environment(text: str) -> dict[str, str]:
@@ -368,9 +378,9 @@ def test_services_are_brought_live_at_the_same_time_each_with_its_version(render
     meet = f"for _ in $(seq 100); do [ $(ls {tmp_path} | grep -c next) = 2 ] && exit; sleep 0.1; done; exit 1"
     assert bring_live(render, tmp_path, f"cat > {tmp_path}/$1.$2; {meet}").stderr == ""
     for name, number in (("one", 1), ("two", 2)):
-        version = json.loads((tmp_path / f"{name}.next").read_text())
-        assert version["about"].splitlines() == [f"image=users-{name}:{number}", f"health={number}"]
-        assert f" --label settings={number}a " in version["live"]
+        files = json.loads((tmp_path / f"{name}.next").read_text())
+        assert files["about"].splitlines() == [f"image=users-{name}:{number}", f"health={number}"]
+        assert f" --label settings={number}a " in files["live"]
 
 
 def test_a_secret_is_made_once_and_before_any_service_starts(render: Any, tmp_path: Path) -> None:
