@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -420,6 +421,44 @@ def test_folders_are_made_for_their_services_and_touched_only_when_need_be(rende
     assert not (tmp_path / "a b").exists()
     bring_live(render, tmp_path, f"[ -d '{tmp_path}/a b' ]")
     assert (tmp_path / "a b").is_dir()
+
+
+PLAYBOOK = """
+- hosts: localhost
+  connection: local
+  gather_facts: false
+  roles: [service]
+  post_tasks:
+    - copy: {content: "{{ lookup('template', item ~ '.sh.j2') }}", dest: "{{ item }}.sh"}
+      loop: [build, live, shared]
+      check_mode: false
+"""
+
+
+def test_the_distributions_older_ansible_makes_the_same_of_it(tmp_path: Path) -> None:
+    variables = {
+        "service_list": yaml.safe_load((ROOT / "settings.yml").read_text())["services"],
+        "service_source_dir": str(ROOT),
+        "service_http_proxy": "http://proxy.example:3128",
+        "service_base_image": "there:1",
+        "service_etc": str(tmp_path / "etc"),
+    }
+    (tmp_path / "playbook.yml").write_text(PLAYBOOK)
+    for folder in ("files", "templates"):
+        (tmp_path / folder).symlink_to(ROOT / "roles/service" / folder)
+    (tmp_path / "docker").write_text("#!/bin/sh\necho image there:1\n")  # a stand-in
+    (tmp_path / "docker").chmod(0o755)
+    made = []
+    for program in (Path("/usr/bin/ansible-playbook"), Path(sys.executable).parent / "ansible-playbook"):
+        subprocess.run(
+            [program, "--check", "playbook.yml", "--extra-vars", json.dumps(variables)],
+            check=True,
+            cwd=tmp_path,
+            env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "ANSIBLE_ROLES_PATH": str(ROOT / "roles")},
+        )
+        made.append([(tmp_path / f"{name}.sh").read_text() for name in ("build", "live", "shared")])
+    assert made[0] == made[1]
+    assert all("frontend" in text for text in made[0])
 
 
 @pytest.mark.parametrize(("images", "restored"), [("0123456789ab", False), ("", True)])
