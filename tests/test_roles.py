@@ -1,6 +1,7 @@
 """Every template of the roles, rendered by the real Ansible and read as the program that gets it reads it."""
 
 import configparser
+import hashlib
 import json
 import os
 import re
@@ -50,6 +51,27 @@ def test_dockerd_gets_the_proxy_from_a_file_whose_text_systemd_shows_to_nobody(r
 def test_without_a_proxy_dockerd_has_no_file_about_one(render: Any) -> None:
     for path in ("/etc/docker/proxy.env", "/etc/systemd/system/docker.service.d/proxy.conf"):
         assert written_file(render, "docker", path) == ""
+
+
+def test_the_files_of_dockerd_are_written_when_one_is_missing_differs_or_is_left_over(render: Any) -> None:
+    proxy = {"docker_http_proxy": "http://ana:secret@proxy.example:3128"}
+    paths = ["/etc/docker/daemon.json", "/etc/docker/proxy.env", "/etc/systemd/system/docker.service.d/proxy.conf"]
+    daemon, *others = [
+        f"{hashlib.sha256(written_file(render, 'docker', path, **proxy).encode()).hexdigest()}  {path}"
+        for path in paths
+    ]
+
+    def wrong(lines: list[str], **variables: object) -> bool:
+        machine = {"stdout_lines": ["Debian GNU/Linux 13", "debian-13", "installed docker.io", *lines]}
+        return json.loads(render("docker", "{{ docker_files_wrong | to_json }}", docker_machine=machine, **variables))
+
+    assert not wrong([daemon, *others], **proxy)
+    assert wrong([daemon], **proxy)
+    assert wrong([daemon, "0" + others[0][1:], others[1]], **proxy)
+    assert not wrong([daemon])
+    assert wrong([daemon, *others])
+    assert "secret" not in (state := render("docker", "state.sh.j2", **proxy))
+    assert not re.search("[0-9a-f]{64}", state)
 
 
 def test_pip_asks_the_package_index_that_is_set(render: Any) -> None:
