@@ -76,8 +76,8 @@ clean-cache: ## remove the packages and images that are kept for the next VM
 	@python3 tools/clean_cache.py
 
 PROVIDER = virtualbox
-box: ## build a box of your own from Debian's packages: make box PROVIDER=virtualbox VERSION=1.0.0 URL=https://boxes.example.com
-	@python3 tools/box.py "$(PROVIDER)" $(if $(VERSION),--version "$(VERSION)") $(if $(URL),--url "$(URL)")
+box: ## build a box of your own, of Ubuntu or Debian: make box PROVIDER=virtualbox VERSION=1.0.0 URL=https://boxes.example.com
+	@python3 tools/box.py "$(PROVIDER)" $(if $(SYSTEM),--system "$(SYSTEM)") $(if $(VERSION),--version "$(VERSION)") $(if $(URL),--url "$(URL)")
 
 bundle: .venv/bundle ## write users-bundle.tar: all that `make up` needs on a computer without a network
 	@.venv/bin/python tools/bundle.py

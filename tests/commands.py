@@ -39,7 +39,7 @@ ELSEWHERE = {
     "vagrant destroy": ("tests/vm/test_vm.py", '"vagrant", "destroy", "--force"'),
     "make box PROVIDER=virtualbox VERSION=1.0.0 URL=https://boxes.example.com": (
         "tests/vm/test_virtualbox.py",
-        'box.make("virtualbox", "1.0.0"',
+        'box.make("virtualbox", "1.0.0", system="ubuntu")',
     ),
     "vagrant box outdated": ("tests/test_box.py", '"box", "outdated"'),
     "vagrant box update": ("tests/test_box.py", '"box", "update"'),

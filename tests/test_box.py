@@ -9,6 +9,7 @@ down here; what VirtualBox accepts is what its reader does (src/VBox/Main/xml/ov
 import hashlib
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -23,7 +24,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import up
 from doctor import Stop
+from machine import free_port
 
 import box
 
@@ -168,19 +171,22 @@ def test_virtualbox_can_read_the_stream_to_its_end_and_qemu_reads_the_same_disk(
 
 @pytest.fixture
 def boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project whose recipe makes a box without a disk; returns its folder of boxes."""
+    """A project whose recipe makes a box without a disk; returns its folder of boxes. No server of Ubuntu's answers."""
     (tmp_path / "box").mkdir()
     recipe = tmp_path / "box/build-box"
     recipe.write_text(
         '#!/bin/sh\nset -eu\ncd "${1%/*}"\n'
         'printf \'{"provider": "%s", "version": "%s"}\' "$3" "$5" > metadata.json\n'
-        "tar -cf package.box metadata.json\nrm metadata.json\n"
+        'tar -cf package.box metadata.json ${9:+--absolute-names --transform "s,.*/,," "$9"}\nrm metadata.json\n'
     )
     recipe.chmod(0o755)
     monkeypatch.setattr(box, "ROOT", tmp_path)
     monkeypatch.setattr("up.ROOT", tmp_path)
     monkeypatch.setattr(box, "BOXES", tmp_path / "boxes")
-    monkeypatch.setattr(box, "PACKAGES", ["tar"])
+    monkeypatch.setattr(box, "CACHE", tmp_path / ".cache")
+    (tmp_path / ".cache").mkdir()
+    monkeypatch.setattr(box, "PACKAGES", {"ubuntu": ["gpgv"], "debian": ["tar"]})
+    monkeypatch.setattr(box, "IMAGE", f"http://127.0.0.1:{free_port()}/ubuntu.img")
     return tmp_path / "boxes"
 
 
@@ -189,23 +195,25 @@ def test_make_box_writes_the_box_and_lists_it_with_its_checksum(
 ) -> None:
     box.make("virtualbox", "1.0.0", "https://boxes.example.com/")
     box.make("virtualbox", "1.1.0", "https://boxes.example.com")
-    content = json.loads((boxes / "virtualbox/box.json").read_text())
+    content = json.loads((boxes / "debian-13/virtualbox/box.json").read_text())
     assert content["name"] == "users/debian-13"
     assert [version["version"] for version in content["versions"]] == ["1.0.0", "1.1.0"]
     for version in content["versions"]:
         (provider,) = version["providers"]
-        file = boxes / f"virtualbox/{version['version']}/package.box"
+        file = boxes / f"debian-13/virtualbox/{version['version']}/package.box"
         assert provider["name"] == "virtualbox"
         assert provider["url"] == f"https://boxes.example.com/{version['version']}/package.box"
         assert provider["checksum_type"] == "sha256"
         assert provider["checksum"] == hashlib.sha256(file.read_bytes()).hexdigest()
-    assert "box_url: https://boxes.example.com/box.json" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "box_url: https://boxes.example.com/box.json" in said
+    assert re.search(r"SHA256SUMS could not be fetched \(.*refused\)\. So it is a box of Debian, whose packages", said)
 
 
 def test_a_version_is_never_made_twice(boxes: Path) -> None:
-    box.make("virtualbox", "1.0.0", "")
-    with pytest.raises(Stop, match=r"boxes/virtualbox/1\.0\.0 is there already\. Give another VERSION"):
-        box.make("virtualbox", "1.0.0", "")
+    box.make("virtualbox", "1.0.0")
+    with pytest.raises(Stop, match=r"boxes/debian-13/virtualbox/1\.0\.0 is there already\. Give another VERSION"):
+        box.make("virtualbox", "1.0.0")
 
 
 def test_a_version_that_vagrant_would_refuse_is_refused(boxes: Path) -> None:
@@ -217,14 +225,14 @@ def test_a_version_that_vagrant_would_refuse_is_refused(boxes: Path) -> None:
 def test_a_failed_build_leaves_nothing_and_says_why(boxes: Path) -> None:
     (boxes.parent / "box/build-box").write_text("#!/bin/sh\necho the mirror is on fire\nexit 1\n")
     with pytest.raises(Stop, match=r"(?s)box/build-box failed.*the mirror is on fire"):
-        box.make("virtualbox", "1.0.0", "")
-    assert list((boxes / "virtualbox").iterdir()) == []
+        box.make("virtualbox", "1.0.0")
+    assert list((boxes / "debian-13/virtualbox").iterdir()) == []
 
 
 def test_another_system_is_told_where_to_build(boxes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "arm64")
     with pytest.raises(Stop, match=r"on Debian or Ubuntu \(x86_64\); this is Linux \(arm64\)\. Run `make box` on such"):
-        box.make("virtualbox", "1.0.0", "")
+        box.make("virtualbox", "1.0.0")
 
 
 def test_the_recipe_refuses_a_provider_that_it_does_not_know(tmp_path: Path) -> None:
@@ -233,6 +241,119 @@ def test_the_recipe_refuses_a_provider_that_it_does_not_know(tmp_path: Path) -> 
     assert result.returncode == 2
     assert result.stderr == "build-box: the provider is libvirt or virtualbox, not vmware\n"
     assert list(tmp_path.iterdir()) == []
+
+
+# --- make box from Ubuntu's image ----------------------------------------------------
+
+
+@contextmanager
+def web_server(folder: Path) -> Iterator[str]:
+    """Serves a folder; yields its address."""
+    handler = partial(SimpleHTTPRequestHandler, directory=folder)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+@contextmanager
+def ubuntu_server(folder: Path, image: Path) -> Iterator[str]:
+    """A stand-in for Ubuntu's server, which has one image and signs with a key of the test's; yields its address.
+
+    Beside `folder` with what is served lies keyring.gpg.
+    """
+    folder.mkdir(parents=True)
+    shutil.copy(image, folder / "ubuntu.img")
+    digest = hashlib.sha256(image.read_bytes()).hexdigest()
+    (folder / "SHA256SUMS").write_text(f"{'0' * 64} *other-ubuntu.img\n{digest} *ubuntu.img\n")
+    home = folder.parent / "gnupg"
+    home.mkdir(mode=0o700)
+    gpg = ["gpg", "--quiet", "--batch", "--homedir", home]
+    key = [*gpg, "--passphrase", "", "--quick-generate-key", "test", "ed25519", "sign"]
+    sign = [*gpg, "--detach-sign", "--output", folder / "SHA256SUMS.gpg", folder / "SHA256SUMS"]
+    try:
+        for command in (key, sign, [*gpg, "--output", folder.parent / "keyring.gpg", "--export"]):
+            subprocess.run(command, check=True)
+    finally:
+        subprocess.run(["gpgconf", "--homedir", home, "--kill", "gpg-agent"], check=True)
+    with web_server(folder) as url:
+        yield url
+
+
+@pytest.fixture
+def ubuntu(boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder that the stand-in for Ubuntu's server serves."""
+    image = tmp_path / "image"
+    image.write_text("Ubuntu's disk")
+    with ubuntu_server(tmp_path / "server/files", image) as url:
+        monkeypatch.setattr(box, "IMAGE", f"{url}/ubuntu.img")
+        monkeypatch.setattr(box, "keyring", lambda: tmp_path / "server/keyring.gpg")
+        yield tmp_path / "server/files"
+
+
+def test_the_box_is_made_from_the_image_that_ubuntu_signed(boxes: Path, ubuntu: Path) -> None:
+    box.make("virtualbox", "1.0.0")
+    shelf = boxes / "ubuntu-24.04/virtualbox"
+    assert json.loads((shelf / "box.json").read_text())["name"] == "users/ubuntu-24.04"
+    with tarfile.open(shelf / "1.0.0/package.box") as package:
+        assert package.extractfile("ubuntu.img").read() == b"Ubuntu's disk"
+
+
+def test_an_image_that_is_there_is_not_fetched_again_unless_ubuntu_has_another(boxes: Path, ubuntu: Path) -> None:
+    box.make("virtualbox", "1.0.0")
+    (ubuntu / "ubuntu.img").unlink()
+    box.make("virtualbox", "1.1.0", system="ubuntu")
+    (boxes.parent / ".cache/ubuntu.img").write_text("an older one")
+    with pytest.raises(Stop, match=r"ubuntu\.img could not be fetched \(File not found\)"):
+        box.make("virtualbox", "1.2.0", system="ubuntu")
+    box.make("virtualbox", "1.2.0", system="debian")
+    assert (boxes / "debian-13/virtualbox/1.2.0/package.box").exists()
+
+
+def test_an_image_that_ubuntu_did_not_sign_makes_no_box(boxes: Path, ubuntu: Path) -> None:
+    image, sums = ubuntu / "ubuntu.img", ubuntu / "SHA256SUMS"
+    image.write_text("another disk")
+    with pytest.raises(Stop, match=r"ubuntu\.img was damaged on its way: it has not the checksum that Ubuntu signed"):
+        box.make("virtualbox", "1.0.0")
+    sums.write_text(f"{hashlib.sha256(image.read_bytes()).hexdigest()} *ubuntu.img\n")
+    with pytest.raises(Stop, match=r"SHA256SUMS is not signed by Ubuntu.*SYSTEM=debian"):
+        box.make("virtualbox", "1.0.0")
+    assert not boxes.exists()
+    assert list((boxes.parent / ".cache").iterdir()) == []
+
+
+def test_a_list_without_the_image_is_said_to_be_one(boxes: Path, ubuntu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(box, "IMAGE", box.IMAGE.replace("ubuntu.img", "another.img"))
+    with pytest.raises(Stop, match=r"SHA256SUMS does not list another\.img"):
+        box.make("virtualbox", "1.0.0")
+
+
+def test_whoever_wants_ubuntu_gets_nothing_else(boxes: Path) -> None:
+    with pytest.raises(Stop, match=r"SHA256SUMS could not be fetched \(.*refused\)"):
+        box.make("virtualbox", "1.0.0", system="ubuntu")
+    assert not boxes.exists()
+
+
+def test_a_full_disk_is_said_to_be_one(tmp_path: Path, ubuntu: Path) -> None:
+    full = tmp_path / "image.part"
+    full.symlink_to("/dev/full")
+    with pytest.raises(Stop, match=r"image could not be written \(No space left on device\)\. Make room"):
+        box.fetch(box.IMAGE, tmp_path / "image")
+    assert not full.is_symlink()
+
+
+@pytest.mark.slow
+def test_the_keys_are_those_that_ubuntu_signs_its_images_with() -> None:
+    """As Ubuntu publishes their fingerprints; Debian's package has them."""
+    up.install_packages(["mmdebstrap", "debian-archive-keyring"])
+    command = ["gpg", "--show-keys", "--with-colons", box.keyring()]
+    listed = subprocess.check_output(command, text=True)
+    assert re.findall(r"^fpr:+(\w+):", listed, re.MULTILINE) == [
+        "D2EB44626FDDC30B513D5BB71A5D6C4C7DB87C81",  # UEC Image Automatic Signing Key
+        "4A3CE3CD565D7EB5C810E2B97FF3F408476CF100",  # Ubuntu Cloud Image Builder
+    ]
 
 
 # --- A real Vagrant ------------------------------------------------------------------
@@ -258,22 +379,10 @@ def vagrant(home: Path, *arguments: str) -> str:
     return result.stdout
 
 
-@contextmanager
-def web_server(folder: Path) -> Iterator[str]:
-    """Serves a folder; yields its address."""
-    handler = partial(SimpleHTTPRequestHandler, directory=folder)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-
-
 @pytest.mark.slow
 def test_vagrant_takes_the_box_from_the_catalogue_and_updates_it(boxes: Path, tmp_path: Path) -> None:
     """From a web server; and in the form of files, which `make box` without an address writes."""
-    shelf = boxes / "virtualbox"
+    shelf = boxes / "debian-13/virtualbox"
     shelf.mkdir(parents=True)
     with web_server(shelf) as url:
         for address, one, two in ((url, "1.0.0", "1.1.0"), ("", "2.0.0", "2.1.0")):
@@ -292,9 +401,11 @@ def test_vagrant_takes_the_box_from_the_catalogue_and_updates_it(boxes: Path, tm
 
 
 def test_vagrant_refuses_a_box_that_is_not_the_one_of_the_catalogue(boxes: Path, tmp_path: Path) -> None:
-    box.make("virtualbox", "1.0.0", "")
-    with tarfile.open(boxes / "virtualbox/1.0.0/package.box", "a") as file:
+    box.make("virtualbox", "1.0.0")
+    with tarfile.open(boxes / "debian-13/virtualbox/1.0.0/package.box", "a") as file:
         file.add(ROOT / "LICENSE", "LICENSE")
-    output = vagrant(tmp_path, "box", "add", "--provider", "virtualbox", f"{(boxes / 'virtualbox').as_uri()}/box.json")
+    output = vagrant(
+        tmp_path, "box", "add", "--provider", "virtualbox", f"{(boxes / 'debian-13/virtualbox').as_uri()}/box.json"
+    )
     assert "checksum of the downloaded box did not match the expected" in " ".join(output.split())
     assert "There are no installed boxes!" in vagrant(tmp_path, "box", "list")

@@ -1,8 +1,9 @@
 """Builds a box of one's own, and the catalogue that tells Vagrant which versions of it there are.
 
-Both lie in boxes/PROVIDER/ as they would on a web server: box.json, and a folder with package.box for each version.
-The catalogue's form is Vagrant's (https://developer.hashicorp.com/vagrant/docs/boxes/format): `vagrant box outdated`
-and `vagrant box update` read it, and compare the checksum of what they download.
+It is made from the image of Ubuntu's for clouds or, where Ubuntu's server cannot be reached, from Debian's packages.
+Both files lie in boxes/SYSTEM/PROVIDER/ as they would on a web server: box.json, and a folder with package.box for each
+version. The catalogue's form is Vagrant's (https://developer.hashicorp.com/vagrant/docs/boxes/format):
+`vagrant box outdated` and `vagrant box update` read it, and compare the checksum of what they download.
 """
 
 import argparse
@@ -11,40 +12,105 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 import sys
+import tempfile
 import time
+import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import up
-from doctor import ROOT, Stop
+from doctor import CACHE, ROOT, Stop
 
 BOXES = ROOT / "boxes"
-NAME = "users/debian-13"
-PACKAGES = ["mmdebstrap", "debian-archive-keyring", "extlinux", "e2fsprogs", "qemu-utils", "python3-vmdkstream"]
+SYSTEMS = {"ubuntu": "ubuntu-24.04", "debian": "debian-13"}
+PACKAGES = {
+    "ubuntu": ["mmdebstrap", "debian-archive-keyring", "gpgv", "qemu-system-x86", "qemu-utils", "python3-vmdkstream"],
+    "debian": ["mmdebstrap", "debian-archive-keyring", "extlinux", "e2fsprogs", "qemu-utils", "python3-vmdkstream"],
+}
+IMAGE = "https://cloud-images.ubuntu.com/releases/24.04/release/ubuntu-24.04-server-cloudimg-amd64.img"
+TIMEOUT = 30  # seconds without an answer
+
+
+class Unreachable(Stop):
+    """Ubuntu's server does not answer."""
 
 
 def check(provider: str, version: str) -> None:
     """Raises Stop for what would fail only minutes later."""
     if not shutil.which("apt-get") or platform.machine() not in ("x86_64", "amd64"):
         raise Stop(
-            f"a box is made from Debian's packages, on Debian or Ubuntu (x86_64); this is {platform.system()} "
-            f"({platform.machine()}). Run `make box` on such a machine, and copy the folder boxes from there."
+            f"a box is made on Debian or Ubuntu (x86_64); this is {platform.system()} ({platform.machine()}). Run "
+            "`make box` on such a machine, and copy the folder boxes from there."
         )
     if os.geteuid() != 0 and not shutil.which("sudo"):
         raise Stop("it mounts the box's disk, and there is no sudo here. Run `make box` as root.")
     if not re.fullmatch(r"\d+(\.\d+)*", version):
         raise Stop(f'VERSION is "{version}"; it must be numbers with dots between them, such as 1.0.2.')
-    if (BOXES / provider / version).exists():
-        raise Stop(
-            f"boxes/{provider}/{version} is there already. Give another VERSION: "
-            "whoever has this one would never notice that it changed."
-        )
 
 
-def catalogue(file: Path, provider: str, version: str, url: str, checksum: str) -> None:
+def fetch(url: str, file: Path) -> None:
+    """Downloads a file, by the proxy of the environment. Raises Unreachable, or Stop if it cannot be written."""
+    part = file.with_name(file.name + ".part")
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as response, open(part, "wb") as output:
+            shutil.copyfileobj(response, output)
+        part.replace(file)
+    except (URLError, HTTPException, TimeoutError, ConnectionError) as error:
+        raise Unreachable(f"{url} could not be fetched ({getattr(error, 'reason', error)}).") from error
+    except OSError as error:
+        raise Stop(f"{file} could not be written ({error.strerror}). Make room, and run it again.") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def checksum_of(file: Path) -> str:
+    """SHA-256, in hexadecimal digits."""
+    return up.run(["sha256sum", str(file)], f"{file} could not be read.").split()[0]
+
+
+def keyring() -> Path:
+    """The keys with which Ubuntu signs its images."""
+    return ROOT / up.build("ubuntu-keyring", "ubuntu-keyring", ".gpg")
+
+
+def ubuntu_image() -> Path:
+    """The image as Ubuntu's server has it now, out of the cache unless there is a newer one.
+
+    Ubuntu signs the list of its images' checksums. Raises Stop if the signature or the image is not what it must be, and
+    Unreachable.
+    """
+    folder, name = IMAGE.rsplit("/", 1)
+    with tempfile.TemporaryDirectory() as work:
+        sums, signature = Path(work, "SHA256SUMS"), Path(work, "SHA256SUMS.gpg")
+        for file in (sums, signature):
+            fetch(f"{folder}/{file.name}", file)
+        up.install_packages(PACKAGES["ubuntu"])
+        verify = ["gpgv", "--keyring", str(keyring()), str(signature), str(sums)]
+        if subprocess.run(verify, check=False, capture_output=True).returncode != 0:
+            raise Stop(
+                f"{folder}/SHA256SUMS is not signed by Ubuntu. Somebody between this computer and Ubuntu changed it: "
+                "try another network. `make box SYSTEM=debian` needs nothing from there."
+            )
+        listed = re.search(rf"^([0-9a-f]{{64}}) [ *]{re.escape(name)}$", sums.read_text(), re.MULTILINE)
+    if not listed:
+        raise Stop(f"{folder}/SHA256SUMS does not list {name}. `make box SYSTEM=debian` does without it.")
+    image = CACHE / name
+    if not (image.exists() and checksum_of(image) == listed[1]):
+        with up.step(f"Downloading {name}, 600 MB"):
+            fetch(IMAGE, image)
+        if checksum_of(image) != listed[1]:
+            image.unlink()
+            raise Stop(f"{name} was damaged on its way: it has not the checksum that Ubuntu signed. Run it again.")
+    return image
+
+
+def catalogue(file: Path, name: str, provider: str, version: str, url: str, checksum: str) -> None:
     """Adds a version to box.json, or makes the file. The versions before it stay as they are."""
-    content: dict[str, Any] = {"name": NAME, "versions": []}
+    content: dict[str, Any] = {"name": name, "versions": []}
     if file.exists():
         content = json.loads(file.read_text())
     box = {
@@ -61,26 +127,44 @@ def catalogue(file: Path, provider: str, version: str, url: str, checksum: str) 
     part.replace(file)
 
 
-def make(provider: str, version: str, url: str) -> None:
-    """Builds boxes/`provider`/`version`/package.box, which people will find below `url`."""
+def make(provider: str, version: str, url: str = "", system: str = "") -> None:
+    """Builds boxes/SYSTEM/`provider`/`version`/package.box, which people will find below `url`.
+
+    Without a `system` it is Ubuntu, or Debian where Ubuntu's server cannot be reached.
+    """
     check(provider, version)
-    up.install_packages(PACKAGES)
-    folder = BOXES / provider / version
-    folder.mkdir(parents=True)
-    box = folder / "package.box"
+    arguments = ["--provider", provider, "--version", version, "--include", up.IN_THE_BOX]
+    if system != "debian":
+        try:
+            arguments += ["--image", str(ubuntu_image())]
+            system = "ubuntu"
+        except Unreachable as reason:
+            if system:
+                raise
+            print(f"{reason} So it is a box of Debian, whose packages are all it needs.", flush=True)
+            system = "debian"
+    up.install_packages(PACKAGES[system])
+    shelf = BOXES / SYSTEMS[system] / provider
+    box = shelf / version / "package.box"
+    if box.parent.exists():
+        raise Stop(
+            f"{box.parent.relative_to(ROOT)} is there already. Give another VERSION: "
+            "whoever has this one would never notice that it changed."
+        )
+    box.parent.mkdir(parents=True)
     try:
-        with up.step(f"Building {box.relative_to(ROOT)} from Debian's packages"):
-            up.run_recipe("build-box", box, "--provider", provider, "--version", version, "--include", up.IN_THE_BOX)
+        with up.step(f"Building {box.relative_to(ROOT)}"):
+            up.run_recipe("build-box", box, *arguments)
     except Stop:
-        folder.rmdir()
+        box.parent.rmdir()
         raise
-    checksum = up.run(["sha256sum", str(box)], "The box could not be read.").split()[0]
-    url = url or (BOXES / provider).as_uri()
-    catalogue(BOXES / provider / "box.json", provider, version, url, checksum)
+    name = f"users/{SYSTEMS[system]}"
+    url = url or shelf.as_uri()
+    catalogue(shelf / "box.json", name, provider, version, url, checksum_of(box))
     print(
         f"It has {box.stat().st_size / 1e6:.0f} MB. In settings.local.yml it is used so:\n\n"
         f"  {'vm' if provider == 'virtualbox' else provider}:\n"
-        f"    box: {NAME}\n"
+        f"    box: {name}\n"
         f"    box_url: {url.rstrip('/')}/box.json\n"
     )
 
@@ -90,10 +174,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("provider", choices=["virtualbox", "libvirt"])
     parser.add_argument("--version", default=time.strftime("%Y%m%d.%H%M", time.gmtime()), help="default: the time")
-    parser.add_argument("--url", default="", help="where boxes/PROVIDER will be found; default: here")
+    parser.add_argument("--url", default="", help="where boxes/SYSTEM/PROVIDER will be found; default: here")
+    parser.add_argument(
+        "--system", default="", choices=SYSTEMS, help="default: ubuntu, or debian if that is not to be had"
+    )
     arguments = parser.parse_args()
     try:
-        make(arguments.provider, arguments.version, arguments.url)
+        make(arguments.provider, arguments.version, arguments.url, arguments.system)
     except Stop as stop:
         print(f"make box stopped: {stop}", file=sys.stderr)
         return 1

@@ -132,16 +132,17 @@ def run_recipe(recipe: str, output: Path, *arguments: str) -> None:
     proxy = f"http_proxy={os.environ.get('http_proxy', '')}"
     run(
         [*SUDO, "env", proxy, str(ROOT / "box" / recipe), str(output), *arguments],
-        f"box/{recipe} failed. It fetches Debian's packages; check the network and the free disk space.",
+        f"box/{recipe} failed. It fetches packages; check the network and the free disk space.",
     )
 
 
 def build(recipe: str, name: str, suffix: str, *arguments: str) -> str:
     """Runs box/`recipe` if its output is not in the cache. Returns the file, relative to the project.
 
-    The file's name carries a checksum of the recipe and its arguments, so that a changed one builds anew.
+    The file's name carries a checksum of the recipes and the arguments, so that a changed one builds anew.
     """
-    made_of = (ROOT / "box" / recipe).read_bytes() + " ".join(arguments).encode()
+    recipes = sorted((ROOT / "box").iterdir())
+    made_of = b"".join(file.read_bytes() for file in recipes) + " ".join(arguments).encode()
     digest = hashlib.sha256(made_of).hexdigest()[:12]
     output = CACHE / f"{name}-{digest}{suffix}"
     if not output.exists():
