@@ -136,7 +136,7 @@ def make(provider: str, version: str, url: str = "", system: str = "") -> None:
     arguments = ["--provider", provider, "--version", version, "--include", up.IN_THE_BOX]
     if system != "debian":
         try:
-            arguments += ["--image", str(ubuntu_image())]
+            arguments += ["--image", str(ubuntu_image()), "--accelerator", "kvm" if up.has_kvm() else "tcg"]
             system = "ubuntu"
         except Unreachable as reason:
             if system:

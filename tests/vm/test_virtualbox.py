@@ -74,7 +74,7 @@ def package(system: str) -> Iterator[Path]:
     """A folder with what package.box has in it, fresh from `make box`."""
     shutil.rmtree(WORK, ignore_errors=True)
     WORK.mkdir(parents=True)
-    up.install_packages([*box.PACKAGES["ubuntu"], *box.PACKAGES["debian"], "vagrant", "gnupg"])
+    up.install_packages(sorted({*box.PACKAGES["ubuntu"], *box.PACKAGES["debian"], "vagrant", "gnupg"}))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(box, "BOXES", WORK / "boxes")
         if system == box.SYSTEMS["ubuntu"]:
