@@ -72,7 +72,7 @@ trust: ## with https: fetch the certificate of the VM's own authority, and say h
 doctor: ## what is wrong with this machine or the VM, and what to do; paste it into a bug report
 	@python3 tools/doctor.py
 
-clean-cache: ## remove the packages and images that are kept for the next VM
+clean-cache: ## remove what is kept for the next VM, and Ubuntu's image for the next box
 	@python3 tools/clean_cache.py
 
 PROVIDER = virtualbox

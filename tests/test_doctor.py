@@ -21,6 +21,8 @@ from typing import Any
 import doctor
 import pytest
 
+import box
+
 ROOT = Path(__file__).resolve().parents[1]
 PASSWORD = "open-sesame"
 
@@ -460,8 +462,10 @@ def test_clean_cache_removes_the_archives_and_nothing_else(project: Project) -> 
     (cache / "packages.tar.sha256").touch()
     (cache / "images.tar.part").touch()
     (cache / "mine").touch()
-    assert project.run("clean_cache.py") == (0, ".cache/guest is empty now: 3 MB were freed.\n")
+    (cache.parent / box.IMAGE.rsplit("/", 1)[1]).write_bytes(bytes(1_000_000))
+    assert project.run("clean_cache.py") == (0, ".cache/guest is empty now: 4 MB were freed.\n")
     assert [file.name for file in cache.iterdir()] == ["mine"]
+    assert list(cache.parent.glob("ubuntu*")) == []
     assert "ok cache .cache/guest is empty: `vagrant destroy` fills it" in project.doctor()[1]
 
 
