@@ -104,7 +104,7 @@ check: lint ## the checks and tests that need no VM and little time
 	pytest -n 3 --dist loadfile -m "not slow"
 
 test: check ## `check`, the slow tests, Molecule and `make up` on a real VM: all but what has a target of its own below
-	pytest -m slow
+	pytest -n 3 --dist loadfile -m slow
 	pytest --capture no tests/vm/test_vm.py \
 	    -k "not (tutorial or whatever_fails or own_disk or bundle or postgresql or https or over_ssh)"
 
