@@ -23,7 +23,7 @@ from typing import Any
 from urllib.error import URLError
 
 import up
-from doctor import CACHE, ROOT, Stop
+from doctor import CACHE, ROOT, Stop, has_kvm
 
 BOXES = ROOT / "boxes"
 SYSTEMS = {"ubuntu": "ubuntu-24.04", "debian": "debian-13"}
@@ -136,7 +136,7 @@ def make(provider: str, version: str, url: str = "", system: str = "") -> None:
     arguments = ["--provider", provider, "--version", version, "--include", up.IN_THE_BOX]
     if system != "debian":
         try:
-            arguments += ["--image", str(ubuntu_image()), "--accelerator", "kvm" if up.has_kvm() else "tcg"]
+            arguments += ["--image", str(ubuntu_image()), "--accelerator", "kvm" if has_kvm() else "tcg"]
             system = "ubuntu"
         except Unreachable as reason:
             if system:
