@@ -324,6 +324,26 @@ def test_an_image_that_ubuntu_did_not_sign_makes_no_box(boxes: Path, ubuntu: Pat
     assert list((boxes.parent / ".cache").iterdir()) == []
 
 
+@pytest.mark.parametrize(("last_act", "end"), [("echo status", 1), ("true", 0)])
+def test_a_disk_that_was_switched_off_too_early_or_not_set_up_makes_no_box(
+    tmp_path: Path, last_act: str, end: int
+) -> None:
+    """QEMU is a stand-in, which ends before the disk is written, or without the set-up's last act."""
+    (tmp_path / "bin").mkdir()
+    qemu = tmp_path / "bin/qemu-system-x86_64"
+    qemu.write_text(
+        f"#!/bin/sh\ncd {tmp_path}\necho no such package > log\n: > console\n{last_act} > dpkg-status\nexit {end}\n"
+    )
+    qemu.chmod(0o755)
+    (tmp_path / "image").write_bytes(bytes(2**20))
+    recipe = [ROOT / "box/ubuntu-disk", tmp_path, tmp_path / "image", "tcg", "ansible-core"]
+    environment = os.environ | {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+    result = subprocess.run(recipe, check=False, text=True, capture_output=True, env=environment)
+    assert result.returncode == 1
+    assert result.stderr.endswith("did not set itself up. The last that it said:\nno such package\n")
+    assert not (tmp_path / "disk.raw").exists()
+
+
 def test_a_list_without_the_image_is_said_to_be_one(boxes: Path, ubuntu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(box, "IMAGE", box.IMAGE.replace("ubuntu.img", "another.img"))
     with pytest.raises(Stop, match=r"SHA256SUMS does not list another\.img"):
