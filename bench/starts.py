@@ -28,7 +28,7 @@ services:
 STARTS = ["nothing is there", "from the cache", "from the cache, no network"]
 LAPTOP = "box and base image, built on the laptop"
 # What of the playbook is drawn by itself, by how the names of its steps begin.
-PARTS = {"role docker": "Docker", "images": "images", "base image": "images", "services": "services until healthy"}
+PARTS = {"role docker": "Docker", "images": "images", "services": "services until healthy"}
 
 
 def run(*command: str, environment: dict[str, str]) -> float:

@@ -30,7 +30,7 @@ def compose(**environment: str) -> Any:
 def unit(render: Any, name: str) -> str:
     """The service's unit."""
     variables = {"service": {"name": name, "settings": SERVICES[name]}, "service_variant": "image"}
-    return render("service", "unit.service.j2", **variables, service_image="image", service_digest="digest")
+    return render("service", "unit.service.j2", **variables, service_images={name: "image"}, service_digest="digest")
 
 
 def options_of_unit(text: str) -> list[str]:

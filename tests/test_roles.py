@@ -91,11 +91,10 @@ def service(**settings: object) -> dict[str, object]:
     """The variables that the role has set when it renders the unit."""
     return {
         "service": {"name": "backend", "settings": {"source": "apps/backend", "port": 8080, **settings}},
-        "service_unit": "users-backend",
-        "service_image": "users-backend:0123456789ab",
+        "service_images": {"backend": "users-backend:0123456789ab"},
         "service_digest": "digest",
         "service_shared": True,
-        "service_live": False,
+        "service_live_reload": False,
         "service_variant": "live",
     }
 
@@ -171,7 +170,7 @@ def test_a_trial_touches_neither_the_port_nor_the_name_nor_the_data(render: Any)
 
 
 def test_with_live_reload_the_source_is_mounted_read_only_and_needs_the_share(render: Any) -> None:
-    live = service(live_command="python -m users_backend") | {"service_live": True}
+    live = service(live_command="python -m users_backend") | {"service_live_reload": True}
     unit = render("service", "unit.service.j2", **live)
     assert mounts(unit) == [
         "type=bind,source=/vagrant/apps/backend/src,target=/app/src,readonly",
@@ -304,9 +303,10 @@ def test_the_playbook_leaves_out_what_is_not_enabled(render: Any, enabled: bool)
     assert [name for name, each in settings["services"].items() if "enabled" in each] == ["database"]
     settings["services"]["database"]["enabled"] = enabled
     [play] = yaml.safe_load((ROOT / "ansible/site.yml").read_text())
-    names = play["vars"]["services"].replace("}}", "| list | to_json }}")
+    [task] = [each for each in play["pre_tasks"] if each["name"] == "Read the settings"]
+    names = task["ansible.builtin.set_fact"]["services"].replace("}}", "| list | to_json }}")
     expected = ["database", "backend", "frontend"] if enabled else ["backend", "frontend"]
-    assert json.loads(render("service", names, settings=settings)) == expected
+    assert json.loads(render("service", names, read=settings)) == expected
 
 
 @pytest.mark.parametrize("role", ["docker", "machine", "proxy", "service"])
@@ -364,6 +364,7 @@ def test_images_are_built_at_the_same_time(render: Any, tmp_path: Path) -> None:
 
 def test_an_image_that_cannot_be_built_is_named_with_its_source_and_the_reason(render: Any, tmp_path: Path) -> None:
     result = build(render, tmp_path, 'case $PWD in */2) echo "no such line"; exit 1;; esac', [])
+    assert result.returncode == 1
     assert result.stderr == (
         "The image of two could not be built from 2; what ran before still runs.\n"
         "The end of what docker build said:\nno such line\n"
@@ -419,7 +420,8 @@ def test_a_secret_is_made_once_and_before_any_service_starts(render: Any, tmp_pa
 
 def test_the_reason_of_each_deployment_that_fails_is_said_and_no_other_word(render: Any, tmp_path: Path) -> None:
     deploy = 'echo "$1 went wrong" >&2; [ "$1" = one ]'
-    assert bring_live(render, tmp_path, deploy).stderr == "two went wrong\n"
+    failed = bring_live(render, tmp_path, deploy)
+    assert (failed.returncode, failed.stderr) == (1, "two went wrong\n")
     cut_off = bring_live(render, tmp_path, '[ "$1" = one ] || kill -9 $$')
     assert cut_off.stderr.splitlines()[-1] == "two: its deployment was cut off. Run the playbook again."
 
@@ -457,6 +459,46 @@ PLAYBOOK = """
 """
 
 
+ANSIBLES = [Path("/usr/bin/ansible-playbook"), Path(sys.executable).parent / "ansible-playbook"]  # 2.14, and ours
+
+
+@pytest.mark.parametrize("program", ANSIBLES, ids=["the distribution's", "ours"])
+def test_a_script_runs_by_standard_input_and_what_it_complains_of_is_the_message(program: Path, tmp_path: Path) -> None:
+    script = "echo 'é' secret; tr '\\0' ' ' < /proc/$$/cmdline; cat /proc/$PPID/cmdline"
+    play = {
+        "hosts": "localhost",
+        "connection": "local",
+        "gather_facts": False,
+        "tasks": [
+            {"shell_script": {"text": script}, "register": "worked"},
+            {
+                "shell_script": {"text": "echo no; echo that is why >&2; exit 3"},
+                "register": "why",
+                "failed_when": False,
+            },
+            {"shell_script": {"text": "exit 4"}, "register": "silent", "failed_when": False},
+            {"shell_script": {"text": f"touch {tmp_path}/ran"}, "check_mode": True, "register": "checked"},
+            {"copy": {"content": "{{ [worked, why, silent, checked] | to_json }}", "dest": str(tmp_path / "results")}},
+            {"shell_script": {"text": "echo the end >&2; exit 5"}},
+        ],
+    }
+    (tmp_path / "playbook.yml").write_text(yaml.safe_dump([play]))
+    environment = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
+    ended = subprocess.run(
+        [program, "playbook.yml"], check=False, cwd=tmp_path, env=environment, text=True, capture_output=True
+    )
+    worked, why, silent, checked = json.loads((tmp_path / "results").read_text())
+    assert worked["changed"]
+    assert worked["stdout_lines"][0] == "é secret"
+    assert "sh" in worked["stdout_lines"][1]
+    assert "secret" not in worked["stdout_lines"][1]
+    assert (why["msg"], silent["msg"]) == ("that is why", "The script ended with status 4 and said nothing.")
+    assert checked["changed"]
+    assert not (tmp_path / "ran").exists()
+    assert ended.returncode == 2
+    assert "msg: the end\n" in ended.stdout
+
+
 def test_the_distributions_older_ansible_makes_the_same_of_it(tmp_path: Path) -> None:
     variables = {
         "service_list": yaml.safe_load((ROOT / "settings.yml").read_text())["services"],
@@ -471,29 +513,28 @@ def test_the_distributions_older_ansible_makes_the_same_of_it(tmp_path: Path) ->
     (tmp_path / "docker").write_text("#!/bin/sh\necho image there:1\n")  # a stand-in
     (tmp_path / "docker").chmod(0o755)
     made = []
-    for program in (Path("/usr/bin/ansible-playbook"), Path(sys.executable).parent / "ansible-playbook"):
+    for program in ANSIBLES:
         subprocess.run(
             [program, "--check", "playbook.yml", "--extra-vars", json.dumps(variables)],
             check=True,
             cwd=tmp_path,
-            env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "ANSIBLE_ROLES_PATH": str(ROOT / "roles")},
+            env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
         )
         made.append([(tmp_path / f"{name}.sh").read_text() for name in ("build", "live", "shared")])
     assert made[0] == made[1]
     assert all("frontend" in text for text in made[0])
 
 
-@pytest.mark.parametrize(("images", "restored"), [("0123456789ab", False), ("", True)])
+@pytest.mark.parametrize(("images", "restored"), [("image other:1", False), ("", True)])
 def test_images_that_were_saved_are_put_back_into_a_docker_without_any(
     render: Any, tmp_path: Path, images: str, restored: bool
 ) -> None:
     (tmp_path / "bin").mkdir()
+    (tmp_path / "images").write_text(images)
     docker = tmp_path / "bin/docker"  # a stand-in with these images, or with the one that was put back
-    docker.write_text(
-        f'#!/bin/sh\ncase "$*" in\n    *--quiet) echo {images} ;;\n    image*) cat {tmp_path}/restored\nesac\n'
-    )
+    docker.write_text(f'#!/bin/sh\n[ "$1" != image ] || cat {tmp_path}/images\n')
     docker.chmod(0o755)
-    command = f"echo put back; echo image users-backend:0123 > {tmp_path}/restored"
+    command = f"echo put back; echo image users-backend:0123 > {tmp_path}/images"
     state = render("service", "state.sh.j2", service_restore_command=command)
     result = subprocess.run(
         ["sh"], check=False, input=state, env={"PATH": f"{tmp_path}/bin:/usr/bin:/bin"}, text=True, capture_output=True

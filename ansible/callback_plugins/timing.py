@@ -26,9 +26,8 @@ options:
 SHOWN = 8  # steps
 # Tasks that are a step of their own, by their names.
 STEPS = {
-    "Import the archive as the base image": "base image",
-    "Run docker build for all of them at once": "images",
-    "Run the deployment of all of them at once": "services, until they are healthy",
+    "Build the images that are missing, all at once": "images",
+    "Bring live what does not run as it should, all at once": "services, until they are healthy",
 }
 
 
