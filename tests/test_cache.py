@@ -176,6 +176,14 @@ def test_an_archive_without_its_checksum_is_not_trusted(vm: VM, next_vm: VM) -> 
     assert (next_vm.root / "docker-images").read_text() == ""
 
 
+def test_an_archive_that_changed_since_it_was_read_is_read_again(vm: VM, next_vm: VM) -> None:
+    next_vm.restore()
+    images = vm.cache / "images.tar"
+    images.write_text("x" * images.stat().st_size)
+    assert "images.tar of the cache is damaged" in next_vm.run("bash", SCRIPT, "load", vm.cache)
+    assert (next_vm.root / "docker-images").read_text() == ""
+
+
 def test_what_another_release_kept_is_removed(next_vm: VM) -> None:
     (next_vm.root / "etc/os-release").write_text("ID=ubuntu\nVERSION_ID=24.04\n")
     said, at_hand = next_vm.restore()
