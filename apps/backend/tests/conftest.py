@@ -58,7 +58,7 @@ class Server:
             self._wait()
 
     def _wait(self) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while True:
             try:
                 assert self.http.get("/healthz").text == "ok"
@@ -135,7 +135,7 @@ class Postgres:
                 stdout=log,
                 stderr=log,
             )
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             try:
                 self.run("SELECT 1")

@@ -219,7 +219,7 @@ def run() -> Callable[..., Any]:
 
 def _wait_for(url: str, process: subprocess.Popen[str]) -> None:
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    for _ in range(200):
+    for _ in range(1200):
         try:
             direct.open(url, timeout=5).close()
             return
