@@ -440,6 +440,29 @@ def test_what_runs_as_it_should_is_left_alone(render: Any, tmp_path: Path) -> No
         assert json.loads(render("service", "{{ service_stale | to_json }}", **two_services(tmp_path, *state))) == stale
 
 
+def test_a_service_has_another_version_when_its_image_its_entry_or_the_proxy_is_another(
+    render: Any, tmp_path: Path
+) -> None:
+    def versions(**changes: object) -> dict[str, str]:
+        text = render("service", "digests.j2", **two_services(tmp_path, "wants one users-one:1") | changes)
+        return dict(line.split() for line in text.splitlines())
+
+    before = versions()
+    assert [*before] == ["one", "two"]
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in before.values())
+    services = two_services(tmp_path)["service_list"]
+    assert isinstance(services, dict)
+
+    def changed(**changes: object) -> list[str]:
+        return [name for name, digest in versions(**changes).items() if digest != before[name]]
+
+    assert changed() == []
+    assert changed(service_images={"one": "users-one:2", "two": "users-two:2"}) == ["one"]
+    for entry in ({"environment": {"A": "b"}}, {"memory": "1g"}):
+        assert changed(service_list=services | {"two": services["two"] | entry}) == ["two"]
+    assert changed(service_http_proxy="http://proxy.example:3128") == ["one", "two"]
+
+
 def test_folders_are_made_for_their_services_and_touched_only_when_need_be(render: Any, tmp_path: Path) -> None:
     bring_live(render, tmp_path, "exit", f"owned {tmp_path}/a b")
     assert not (tmp_path / "a b").exists()
