@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -214,7 +215,7 @@ def test_who_types_the_playbooks_own_command_is_told_what_to_run(render: Any) ->
     script = render("service", "deploy.sh.j2")
     keyboard = os.openpty()[1]
     typed = subprocess.run(
-        ["sh", "-c", script, "users-deploy", "backend", "next"],
+        ["bash", "-c", script, "users-deploy", "backend", "next"],
         check=False,
         stdin=keyboard,
         stderr=subprocess.PIPE,
@@ -222,6 +223,44 @@ def test_who_types_the_playbooks_own_command_is_told_what_to_run(render: Any) ->
     )
     assert typed.returncode == 1
     assert typed.stderr == "The next version of backend comes from the playbook: run it again, or say back.\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "enough"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\nok", True),
+        (b"HTTP/1.0 204 No Content\r\n\r\n", True),
+        (b"HTTP/1.1 302 Found\r\nLocation: /login\r\n\r\n", True),
+        (b"HTTP/1.1 200 OK\r\n\r\n\x89PNG\0\0", True),
+        (b"HTTP/1.1 404 Not Found\r\n\r\n", False),
+        (b"HTTP/1.1 503 Service Unavailable\r\n\r\n200 OK", False),
+        (b"SSH-2.0-OpenSSH\r\n", False),
+        (b"", False),
+        (None, False),  # nobody listens
+    ],
+)
+def test_a_new_version_counts_as_healthy_by_the_status_it_answers_with(
+    render: Any, answer: bytes | None, enough: bool
+) -> None:
+    function = re.search(r"^answers\(\).*?^\).*?$", render("service", "deploy.sh.j2"), re.MULTILINE | re.DOTALL)
+    assert function
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        if answer is None:
+            server.close()
+        asking = subprocess.Popen(
+            ["bash", "-euc", f"{function[0]}\nif answers 127.0.0.1 {port} /healthz; then echo yes; fi; echo and on"],
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        if answer is not None:
+            connection, _ = server.accept()
+            with connection, connection.makefile("rb") as lines:
+                assert lines.readline() == b"GET /healthz HTTP/1.0\r\n"
+                assert b"Host: localhost\r\n" in iter(lines.readline, b"\r\n")
+                connection.sendall(answer)
+        assert asking.communicate(timeout=30) == ("yes\nand on\n" if enough else "and on\n", "")
 
 
 def test_the_environment_reaches_the_container_as_it_is(render: Any) -> None:
