@@ -212,24 +212,6 @@ def test_it_trusts_what_apt_and_docker_trust_and_is_no_stricter() -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "base_image", "named"),
-    [
-        ("there", "not-there", []),
-        ("there not-there", "there", ["index.invalid"]),
-        ("not-there", "registry.invalid/python", ["index.invalid", "registry.invalid"]),
-        ("not-there", "", ["index.invalid"]),
-    ],
-)
-def test_a_machine_asks_only_for_what_it_lacks(tmp_path: Path, images: str, base_image: str, named: list[str]) -> None:
-    docker = tmp_path / "docker"  # a stand-in that has one image
-    docker.write_text("#!/bin/sh\necho there:0123 there\n")
-    docker.chmod(0o755)
-    settings = {"pip_index_url": "http://index.invalid", "images": images, "base_image": base_image}
-    lines = check(PATH=f"{tmp_path}:{os.environ['PATH']}", **settings)
-    assert [line.split()[0] for line in lines] == named
-
-
-@pytest.mark.parametrize(
     ("kept", "named"),
     [
         (None, ["index.invalid", "registry.invalid"]),

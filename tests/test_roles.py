@@ -226,6 +226,40 @@ def test_who_types_the_playbooks_own_command_is_told_what_to_run(render: Any) ->
 
 
 @pytest.mark.parametrize(
+    ("there", "images", "base", "asked"),
+    [
+        (None, "one two", "python:3", "apt pip registry"),
+        (None, "one two", "", "apt pip"),
+        ("", "one two", "python:3", "pip registry"),
+        ("one:0123 one", "one two", "python:3", "pip registry"),
+        ("one:0123 one\npython:3 python", "one two", "python:3", "pip"),
+        ("one:0123 one\npython:2 python", "one two", "python:3", "pip registry"),
+        ("one:0123 one\ntwo:4567 two", "one two", "python:3", ""),
+        ("one-more:0123 one-more", "one", "", "pip"),
+    ],
+)
+def test_a_machine_asks_the_network_only_for_what_it_lacks(
+    render: Any, tmp_path: Path, there: str | None, images: str, base: str, asked: str
+) -> None:
+    programs = {"python3": "cat > /dev/null; shift; echo $*"}  # both are stand-ins
+    if there is not None:
+        programs["docker"] = f"printf '{there}'"
+    for name, does in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "cat").symlink_to("/usr/bin/cat")
+    variables = {"machine_images": images.split(), "machine_base_image": base}
+    script = render("machine", "prepare.sh.j2", **variables)
+    settings, _, rest = script.partition("sh -s -- ")  # which sets the network up, and would do so with this machine's
+    asks = settings + rest.partition("\nCOMPANY_NETWORK\n")[2]
+    done = subprocess.run(
+        ["/bin/sh"], check=True, input=asks, text=True, capture_output=True, env={"PATH": str(tmp_path)}
+    )
+    assert done.stdout == ""
+    assert set(done.stderr.split()) == set(asked.split())
+
+
+@pytest.mark.parametrize(
     ("answer", "enough"),
     [
         (b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\nok", True),

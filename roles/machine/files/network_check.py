@@ -1,8 +1,8 @@
 """Asks each host that something will be fetched from, and prints for each that does not answer why, and what to do.
 
-Usage: network_check.py [apt] [pip] [registry]    what is going to be fetched; else, what this machine lacks
+Usage: network_check.py [apt] [pip] [registry]    what is going to be fetched
 Environment: http_proxy, https_proxy, no_proxy, pip_index_url and registry_mirror, as settings.yml explains them;
-images, those that must be there, with spaces between; base_image, which Docker pulls to build them, or nothing; and
+images, those that are to be built, with spaces between; base_image, which Docker pulls for that, or nothing; and
 cached, a file that lists what need not be fetched, as a cache has it: the word apt, and images.
 The exit status is 1 when a host does not answer.
 """
@@ -10,7 +10,6 @@ The exit status is 1 when a host does not answer.
 import http.client
 import os
 import re
-import shutil
 import socket
 import ssl
 import subprocess
@@ -73,22 +72,6 @@ WHAT = {
     "pip": (pip, "Python's packages"),
     "registry": (registry, "the base image"),
 }
-
-
-def lacking() -> Iterator[str]:
-    """What must be fetched for Docker and the images to be there."""
-
-    there = set()  # with their tags, and without
-    if shutil.which("docker"):
-        command = ["docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}} {{.Repository}}"]
-        there.update(subprocess.run(command, check=False, text=True, stdout=subprocess.PIPE).stdout.split())
-    else:
-        yield "apt"
-    if not there.issuperset(SETTINGS["images"].split()):
-        yield "pip"
-        base = SETTINGS["base_image"]
-        if base and base not in there:
-            yield "registry"
 
 
 def cached() -> Iterator[str]:
@@ -184,4 +167,4 @@ def main(wanted: list[str]) -> int:
 
 if __name__ == "__main__":
     at_hand = set(cached())
-    sys.exit(main([name for name in sys.argv[1:] or lacking() if name not in at_hand]))
+    sys.exit(main([name for name in sys.argv[1:] if name not in at_hand]))
