@@ -13,6 +13,7 @@ import subprocess
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import bundle
 from doctor import CACHE, ROOT
@@ -27,6 +28,7 @@ services:
 """
 STARTS = ["nothing is there", "from the cache", "from the cache, no network"]
 LAPTOP = "box and base image, built on the laptop"
+SLOW_LINE = 20  # Mbit/s
 # What of the playbook is drawn by itself, by how the names of its steps begin.
 PARTS = {"role docker": "Docker", "images": "images", "services": "services until healthy"}
 
@@ -38,8 +40,15 @@ def run(*command: str, environment: dict[str, str]) -> float:
     return time.monotonic() - start
 
 
-def start(environment: dict[str, str]) -> dict[str, float]:
-    """One `make up`: the seconds of each part."""
+def received() -> int:
+    """The bytes that this machine has got by its network cards, for itself and for its VMs."""
+    cards = [card for card in Path("/sys/class/net").iterdir() if (card / "device").exists()]
+    return sum(int((card / "statistics/rx_bytes").read_text()) for card in cards)
+
+
+def start(environment: dict[str, str]) -> dict[str, Any]:
+    """One `make up`: the megabytes that it fetched, and the seconds of each part."""
+    before = received()
     seconds = run("make", "up", environment=environment)
     timing = json.loads((COPY / ".cache/timing.json").read_text())
     parts = {LAPTOP: seconds - timing["seconds"]} | timing["parts"]
@@ -49,10 +58,11 @@ def start(environment: dict[str, str]) -> dict[str, float]:
                 parts[part] = parts.get(part, 0) + took
                 parts["playbook"] -= took
     parts["the rest of the playbook"] = parts.pop("playbook")
-    return {part: round(took, 1) for part, took in parts.items()}
+    fetched = (received() - before) / 1e6
+    return {"fetched": round(fetched), "parts": {part: round(took, 1) for part, took in parts.items()}}
 
 
-def measure() -> dict[str, dict[str, float]]:
+def measure() -> dict[str, dict[str, Any]]:
     """The three starts; nothing is left of their VMs."""
     environment = {
         "LIBVIRT_DEFAULT_URI": "qemu:///system",
@@ -76,7 +86,7 @@ def measure() -> dict[str, dict[str, float]]:
 
 
 def draw(results: dict[str, dict[str, float]], path: Path) -> None:
-    """One bar for each start, of its parts."""
+    """One bar for each start, of its parts' seconds."""
     figure, axis = pyplot.subplots(figsize=(9, 3.2), layout="constrained")
     left = dict.fromkeys(results, 0.0)
     for part, colour in zip(results[STARTS[0]], pyplot.colormaps["Set2"](range(8)), strict=False):
@@ -103,10 +113,15 @@ def main() -> None:
     if not options.draw_only:
         figures.write_text(json.dumps(measure(), indent=1) + "\n")
     results = json.loads(figures.read_text())
-    draw(results, options.output.with_suffix(".svg"))
-    first, *later = (sum(parts.values()) for parts in results.values())
-    for name, seconds in zip(STARTS, (first, *later), strict=True):
-        print(f"{name}: {seconds:.0f} s, {seconds / first:.2f} of the first")
+    draw({name: each["parts"] for name, each in results.items()}, options.output.with_suffix(".svg"))
+    seconds = {name: sum(each["parts"].values()) for name, each in results.items()}
+    slowly = {name: seconds[name] + results[name]["fetched"] * 8 / SLOW_LINE for name in STARTS}
+    for name in STARTS:
+        print(
+            f"{name}: {seconds[name]:.0f} s, {seconds[name] / seconds[STARTS[0]]:.2f} of the first; "
+            f"{results[name]['fetched']} MB fetched, by {SLOW_LINE} Mbit/s it would be about "
+            f"{slowly[name]:.0f} s, {slowly[name] / slowly[STARTS[0]]:.2f} of the first"
+        )
 
 
 if __name__ == "__main__":

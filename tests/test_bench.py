@@ -31,13 +31,16 @@ def test_the_benchmark_measures_compares_and_draws(tmp_path: Path) -> None:
 
 
 def test_the_starts_are_compared_and_drawn(tmp_path: Path) -> None:
-    starts = {"nothing is there": {"images": 300, "Docker": 100}, "from the cache": {"Docker": 100}}
-    starts["from the cache, no network"] = {"Docker": 80}
+    starts = {
+        "nothing is there": {"fetched": 250, "parts": {"images": 300, "Docker": 100}},
+        "from the cache": {"fetched": 0, "parts": {"Docker": 100}},
+        "from the cache, no network": {"fetched": 0, "parts": {"Docker": 80}},
+    }
     (tmp_path / "starts.json").write_text(json.dumps(starts))
     command = [sys.executable, ROOT / "bench/starts.py", "--draw-only", f"--output={tmp_path}/starts"]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}/tools:{ROOT}/tests"}
     said = subprocess.run(command, env=environment, check=True, text=True, stdout=subprocess.PIPE).stdout
-    assert "from the cache: 100 s, 0.25 of the first" in said
+    assert "from the cache: 100 s, 0.25 of the first; 0 MB fetched, by 20 Mbit/s it would be about 100 s, 0.20" in said
     assert "from the cache, no network: 80 s, 0.20 of the first" in said
     assert (tmp_path / "starts.svg").read_text().count("<svg") == 1
 
