@@ -28,7 +28,7 @@ services:
 """
 STARTS = ["nothing is there", "from the cache", "from the cache, no network"]
 LAPTOP = "box and base image, built on the laptop"
-SLOW_LINE = 20  # Mbit/s
+SLOW_LINE = 10  # Mbit/s
 # What of the playbook is drawn by itself, by how the names of its steps begin.
 PARTS = {"role docker": "Docker", "images": "images", "services": "services until healthy"}
 
