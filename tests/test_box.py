@@ -3,7 +3,8 @@ reads of the disk, and a real Vagrant that takes a box from the catalogue and up
 
 The rules for the OVF are those of DMTF's schema DSP8023 1.1.1, whose file no package brings along, so they are written
 down here (xmllint, with that file, agreed about this OVF and about wrong ones); what VirtualBox accepts is what its
-reader does (src/VBox/Main/xml/ovfreader.cpp and ApplianceImplImport.cpp, 7.0), and how it reads the disk is in vmdkStreamReadSequential (src/VBox/Storage/VMDK.cpp).
+reader does (src/VBox/Main/xml/ovfreader.cpp and ApplianceImplImport.cpp, 7.0), and how it reads the disk is in
+vmdkStreamReadSequential (src/VBox/Storage/VMDK.cpp).
 """
 
 import hashlib
