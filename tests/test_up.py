@@ -1,5 +1,6 @@
 """`make up` where it cannot go on: one sentence each, and what to do next."""
 
+import json
 import os
 import platform
 import shutil
@@ -47,6 +48,24 @@ def test_no_sudo_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda tool: None if tool == "sudo" else which(tool))
     with pytest.raises(up.Stop, match="there is no sudo here. Run `make up` as root"):
         up.check_machine()
+
+
+def test_what_make_up_found_before_is_forgotten_when_a_file_of_it_is_gone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(up, "ROOT", tmp_path)
+    monkeypatch.setattr(up, "CACHE", tmp_path / ".cache")
+    up.forget_what_is_gone()
+    found, base, box = (tmp_path / ".cache" / name for name in ("machine.yml", "base.tar.gz", "any.box"))
+    found.parent.mkdir()
+    text = '{"libvirt": {"box_url": ".cache/any.box"}, "image": {"base": "a:b", "base_archive": ".cache/base.tar.gz"}}'
+    for file in (found, base, box):
+        file.write_text(json.dumps(json.loads(text), indent=2))
+    up.forget_what_is_gone()
+    assert found.exists()
+    base.unlink()
+    up.forget_what_is_gone()
+    assert not found.exists()
 
 
 def test_a_small_disk_is_told_how_much_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

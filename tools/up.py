@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -56,6 +57,13 @@ def run(command: list[str], failure: str) -> str:
         last_lines = "\n  ".join(result.stdout.splitlines()[-12:])
         raise Stop(f"{failure}\nThe last lines of `{' '.join(command[:4])} ...`:\n  {last_lines}")
     return result.stdout
+
+
+def forget_what_is_gone() -> None:
+    """Removes machine.yml where a file that it names is gone: both are made again."""
+    file = CACHE / "machine.yml"
+    if file.exists() and not all((ROOT / name).exists() for name in re.findall(r'"(\.cache/.+)"', file.read_text())):
+        file.unlink()
 
 
 def check_machine() -> None:
@@ -154,6 +162,14 @@ def build(recipe: str, name: str, suffix: str, *arguments: str) -> str:
     return str(output.relative_to(ROOT))
 
 
+def build_box() -> str:
+    """The box for QEMU, as `build` returns it."""
+    # An emulated CPU speculates on nothing, but the kernel's defences against speculation would still
+    # double the time that it takes to start a process there; and its clock is fast only if trusted.
+    name, emulated = ("debian-13", ()) if has_kvm() else ("debian-13-emulated", ("mitigations=off", "tsc=reliable"))
+    return build("build-box", name, ".box", "--include", IN_THE_BOX, *emulated)
+
+
 def company_network() -> dict[str, str]:
     """The proxy, certificates and package index that this machine uses, for the VM to use too.
 
@@ -192,17 +208,13 @@ def prepare_qemu() -> None:
     install()
     settings = read_settings()  # a typo is better told now than after the box is built
     start_libvirt()
-    # An emulated CPU speculates on nothing, but the kernel's defences against speculation would still
-    # double the time that it takes to start a process there; and its clock is fast only if trusted.
-    emulated = () if has_kvm() else ("mitigations=off", "tsc=reliable")
     found: dict[str, Any] = {"libvirt": {"driver": "kvm" if has_kvm() else "qemu"}, "network": company_network()}
     if settings["libvirt"]["box_url"] == BUNDLED_BOX and (ROOT / BUNDLED_BOX).exists():
         # This folder came as a bundle: what it brought along serves as it is.
         found["libvirt"] = settings["libvirt"] | found["libvirt"]
         found["image"] = settings["image"]
     else:
-        machine = "debian-13" if has_kvm() else "debian-13-emulated"
-        box = build("build-box", machine, ".box", "--include", IN_THE_BOX, *emulated)
+        box = build_box()
         base = build("build-base-image", "python-base", ".tar.gz")
         found["libvirt"] |= {"box": f"users/{Path(box).stem}", "box_url": box}
         # A name of its own for each archive: one that Docker has is not imported again.
@@ -221,6 +233,7 @@ def main() -> int:
     prepare_only = parser.parse_args().prepare_only
     try:
         with step("Checking this machine"):
+            forget_what_is_gone()
             check_machine()
         if not (shutil.which("vagrant") and doctor.has_virtualbox()):
             prepare_qemu()

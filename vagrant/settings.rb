@@ -68,7 +68,8 @@ module Settings
       file = merged.dig(*key.split("."))
       next if file == "" || File.file?(File.join(ROOT, file))
 
-      raise Error, "#{key} in the settings names #{file.inspect}, and there is no such file in #{ROOT}."
+      raise Error, "#{key} in the settings names #{file.inspect}, and there is no such file in #{ROOT}. " \
+                   "Put it there, or change the setting. What is in .cache comes from `make up`."
     end
     merged.merge("services" => merged["services"].reject { |_name, service| service["enabled"] == false })
   end
