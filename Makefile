@@ -90,8 +90,8 @@ local: .venv/apps ## run both apps on this machine, until Ctrl-C
 
 # --- Work on the project -------------------------------------------------------------
 
-.PHONY: lint check test torture offline beyond swarm cloud virtualbox tutorial bench starts scale docs lock
-lint check test torture offline beyond swarm cloud virtualbox tutorial bench starts scale docs lock: export PATH := $(CURDIR)/.venv/bin:$(PATH)
+.PHONY: lint check container test torture offline beyond swarm cloud virtualbox tutorial bench starts scale docs lock
+lint check container test torture offline beyond swarm cloud virtualbox tutorial bench starts scale docs lock: export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 lint: .venv/dev ## read the code without running it
 	ruff check
@@ -103,7 +103,10 @@ check: lint ## the checks and tests that need no VM and little time
 	tests/install-tools
 	pytest -n 3 --dist loadfile -m "not slow"
 
-test: check ## `check`, the slow tests, Molecule and `make up` on a real VM: all but what has a target of its own below
+container: .venv/dev ## the playbook in a container that boots like the VM, in seconds: changes, faults, power cuts (3 minutes)
+	pytest tests/vm/test_container.py
+
+test: check container ## both, the slow tests, Molecule and `make up` on a real VM: all but what has a target of its own below
 	pytest -n 3 --dist loadfile -m slow
 	pytest --capture no tests/vm/test_vm.py \
 	    -k "not (tutorial or power_cut or whatever_fails or own_disk or bundle or postgresql or https or over_ssh)"
@@ -133,10 +136,10 @@ virtualbox: .venv/dev ## boot the disk of the box for VirtualBox under QEMU, and
 tutorial: .venv/dev ## follow docs/add-a-service.md in a VM, word for word (half an hour)
 	pytest --capture no tests/vm/test_vm.py -k tutorial
 
-bench: .venv/dev ## compare the speed with a textbook app's and with what is possible (10 minutes, and two VMs)
+bench: .venv/dev ## compare the speed with a textbook app's and with what is possible, and the playbook with a script (10 minutes)
 	tests/install-tools
 	PYTHONPATH=apps/backend/src python bench/bench.py
-	PYTHONPATH=tools python bench/provisioning.py
+	PYTHONPATH=tools:tests python bench/provisioning.py
 
 starts: .venv/dev ## measure a first `make up`, one from the cache and one without a network; renew docs/starts.svg (half an hour)
 	PYTHONPATH=tools:tests python bench/starts.py

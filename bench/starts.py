@@ -15,9 +15,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import bundle
 from doctor import CACHE, ROOT
-from machine import cut_off  # type: ignore[import-not-found]  # of the tests, unread by mypy
+from machine import copy_project, cut_off  # type: ignore[import-not-found]  # of the tests, unread by mypy
 from matplotlib import pyplot
 
 COPY = CACHE / "bench/starts"
@@ -70,9 +69,7 @@ def measure() -> dict[str, dict[str, Any]]:
         "VAGRANT_HOME": str(COPY / ".cache/vagrant"),  # which has no box yet
     }
     shutil.rmtree(COPY, ignore_errors=True)
-    for name in bundle.sources():
-        (COPY / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, COPY / name)
+    copy_project(COPY)
     (COPY / "settings.local.yml").write_text(SETTINGS)
     results = {}
     for name in STARTS:

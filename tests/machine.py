@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import up
+from doctor import ROOT
 
 EMULATION = ["-accel", "kvm", "-cpu", "host"] if up.has_kvm() else ["-accel", "tcg,thread=multi", "-cpu", "qemu64"]
 
@@ -62,6 +64,35 @@ def let_out() -> None:
             subprocess.run([*up.SUDO, "iptables", "--delete", *shlex.split(line)[1:]], check=True)
 
 
+@contextlib.contextmanager
+def network(name: str, prefix: str, dhcp: str) -> Iterator[None]:
+    """While it lasts, libvirt's network of that name: PREFIX.0/24, with a way out, and these leases."""
+    definition = f"""
+<network>
+  <name>{name}</name>
+  <forward mode='nat'/>
+  <bridge name='{name}'/>
+  <ip address='{prefix}.254' netmask='255.255.255.0'><dhcp>{dhcp}</dhcp></ip>
+</network>"""
+    with libvirt_as_before():
+        up.start_libvirt()
+        subprocess.run([*VIRSH, "net-destroy", name], check=False, capture_output=True)  # of a run that was cut off
+        subprocess.run([*VIRSH, "net-create", "/dev/stdin"], check=True, input=definition, text=True)
+        try:
+            yield
+        finally:
+            subprocess.run([*VIRSH, "net-destroy", name], check=True)
+
+
+def copy_project(to: Path) -> None:
+    """Copy the files that git tracks or would, as they are now."""
+    files = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    for name in subprocess.check_output(files, cwd=ROOT, text=True).rstrip("\0").split("\0"):
+        if (ROOT / name).is_file():
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, to / name)
+
+
 def free_port() -> int:
     """A port of this machine that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -72,7 +103,7 @@ def insecure_key(work: Path) -> Path:
     """Vagrant's own copy of the well-known key, where 2.4 puts it or, before that, 2.3."""
     home = work / "home"
     environment = os.environ | {"VAGRANT_HOME": str(home), "VAGRANT_CHECKPOINT_DISABLE": "1"}
-    subprocess.run(["vagrant", "global-status"], check=True, cwd=work, env=environment, stdout=subprocess.DEVNULL)
+    subprocess.run(["vagrant", "global-status"], check=True, cwd="/", env=environment, stdout=subprocess.DEVNULL)
     new, old = home / "insecure_private_keys/vagrant.key.rsa", home / "insecure_private_key"
     return new if new.exists() else old
 
@@ -110,7 +141,7 @@ class Machine:
                 number = self.ssh("cat /proc/sys/kernel/random/boot_id", seconds=90).stdout
                 if number and number != other_than:
                     return number
-            time.sleep(5)
+            time.sleep(1)
         raise AssertionError("no answer over SSH")
 
     def way_in(self) -> dict[str, object]:

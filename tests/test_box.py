@@ -16,6 +16,7 @@ import struct
 import subprocess
 import tarfile
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -165,6 +166,21 @@ def test_virtualbox_can_read_the_stream_to_its_end_and_qemu_reads_the_same_disk(
     vmdk = tmp_path / "box.vmdk"
     assert dict(read_stream(vmdk)) == data
     subprocess.run(["qemu-img", "compare", "-f", "raw", "-F", "vmdk", raw, vmdk], check=True)
+
+
+@pytest.mark.slow
+def test_a_disk_is_whole_although_its_mount_lives_on_elsewhere(tmp_path: Path) -> None:
+    up.install_packages(box.PACKAGES["debian"])
+    with subprocess.Popen([*up.SUDO, ROOT / "box/debian-disk", tmp_path, "libvirt", "openssh-server"]) as build:
+        while not os.path.ismount(tmp_path / "root"):
+            assert build.poll() is None
+            time.sleep(0.1)
+        # What is mounted now is so in its namespace, too.
+        with subprocess.Popen([*up.SUDO, "unshare", "--mount", "cat"], stdin=subprocess.PIPE):
+            assert build.wait() == 0
+            disk = ["debugfs", tmp_path / "disk.raw", "-R"]
+            assert b"ssh-keygen" in subprocess.check_output([*disk, "cat /usr/local/sbin/host-keys"])
+            assert b"needs_recovery" not in subprocess.check_output([*disk, "features"])
 
 
 # --- make box, with a recipe that takes no minutes -----------------------------------

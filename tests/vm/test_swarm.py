@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 import up
 import yaml
-from machine import VIRSH, Machine, insecure_key, libvirt_as_before
+from machine import Machine, insecure_key, network
 from test_commands import commands
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,20 +43,10 @@ CLIENTS = 3
 pytestmark = pytest.mark.timeout(5400)  # seconds; the images are built on one processor
 
 # Its DHCP server gives each machine the address that hosts.yml names.
-BRIDGE = "users-swarm"
-NETWORK = f"""
-<network>
-  <name>{BRIDGE}</name>
-  <forward mode='nat'/>
-  <bridge name='{BRIDGE}'/>
-  <ip address='10.99.0.254' netmask='255.255.255.0'>
-    <dhcp>
-      <range start='10.99.0.1' end='10.99.0.3'/>
-      {"".join(f"<host mac='52:54:00:99:00:0{number}' ip='10.99.0.{number}'/>" for number in (1, 2, 3))}
-    </dhcp>
-  </ip>
-</network>
-"""
+BRIDGE, PREFIX = "users-swarm", "10.99.0"
+DHCP = f"<range start='{PREFIX}.1' end='{PREFIX}.3'/>" + "".join(
+    f"<host mac='52:54:00:99:00:0{number}' ip='{PREFIX}.{number}'/>" for number in (1, 2, 3)
+)
 
 
 class Node:
@@ -138,7 +128,7 @@ def nodes() -> Iterator[list[Node]]:
     subprocess.run(["qemu-img", "convert", "-O", "raw", "box.img", "box.raw"], check=True, cwd=WORK)
     key = insecure_key(WORK)
     machines = [Node(number, key) for number in (1, 2, 3)]
-    with network(machines):
+    with network(BRIDGE, PREFIX, DHCP), cables(machines):
         try:
             machines[0].start()
             machines[0].connect()
@@ -155,25 +145,20 @@ def nodes() -> Iterator[list[Node]]:
 
 
 @contextmanager
-def network(machines: list[Node]) -> Iterator[None]:
-    """The network of the machines, with a way out, and a cable to each."""
-    (WORK / "network.xml").write_text(NETWORK)
-    with libvirt_as_before():
-        up.start_libvirt()
-        remove_network(machines)  # of a run that was cut off
-        subprocess.run([*VIRSH, "net-create", WORK / "network.xml"], check=True)
-        try:
-            for node in machines:
-                subprocess.run([*up.SUDO, "ip", "tuntap", "add", node.tap, "mode", "tap"], check=True)
-                subprocess.run([*up.SUDO, "ip", "link", "set", node.tap, "master", BRIDGE, "up"], check=True)
-            yield
-        finally:
-            remove_network(machines)
+def cables(machines: list[Node]) -> Iterator[None]:
+    """From each machine to the network's bridge."""
+    cut(machines)  # of a run that was cut off
+    try:
+        for node in machines:
+            subprocess.run([*up.SUDO, "ip", "tuntap", "add", node.tap, "mode", "tap"], check=True)
+            subprocess.run([*up.SUDO, "ip", "link", "set", node.tap, "master", BRIDGE, "up"], check=True)
+        yield
+    finally:
+        cut(machines)
 
 
-def remove_network(machines: list[Node]) -> None:
-    """Take away what there is of it."""
-    subprocess.run([*VIRSH, "net-destroy", BRIDGE], check=False, capture_output=True)
+def cut(machines: list[Node]) -> None:
+    """Take away what there is of the cables."""
     for node in machines:
         subprocess.run([*up.SUDO, "ip", "link", "delete", node.tap], check=False, capture_output=True)
 

@@ -1,0 +1,253 @@
+"""The playbook in a container with a systemd and a Docker of its own (container.py): what takes many runs, each of seconds.
+
+Each test goes on where the one before has ended.
+"""
+
+import contextlib
+import itertools
+import re
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from container import ADDRESS, Container, fresh
+
+ROOT = Path(__file__).resolve().parents[2]
+BROWSER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+# A service beside the two, whose image is its Dockerfile alone.
+PROBE: dict[str, object] = {"source": "apps/probe", "port": 9000, "host_port": 9000, "health_path": "/"}
+HEALTH = {"backend": "8080/readyz", "frontend": "8000/healthz", "probe": "9000/"}
+WORKS = 'CMD ["python3", "-m", "http.server", "--directory", "/tmp", "9000"]'
+
+pytestmark = pytest.mark.timeout(1800)  # seconds; a fresh machine installs and builds all
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Container]:
+    with fresh(ROOT / ".cache/test-container") as new:
+        list_services(new)
+        yield new
+
+
+def list_services(machine: Container, **probe: object) -> None:
+    """Write settings with the project's services and, if this is given, the probe; what is saved is not live before."""
+    machine.settings(live_reload=False, services={"probe": probe} if probe else {})
+
+
+def tasks(machine: Container, *options: str) -> dict[str, int]:
+    """How many tasks did what."""
+    recap = machine.playbook(*options).partition("RECAP")[2]
+    return {what: int(number) for what, number in re.findall(r"(\w+)=(\d+)", recap)}
+
+
+def message(machine: Container) -> str:
+    """What a playbook says that must fail, and soon."""
+    return machine.playbook("--extra-vars", "service_health_timeout=5", fails=True)
+
+
+def containers(machine: Container) -> dict[str, tuple[str, str]]:
+    """When each of the services' containers started, and its image."""
+    form = "'{{.Name}} {{.State.StartedAt}} {{.Config.Image}}'"
+    listed = machine.says(f"sudo docker ps --quiet | xargs sudo docker inspect --format {form}")
+    return {name.removeprefix("/users-"): (start, image) for name, start, image in map(str.split, listed.splitlines())}
+
+
+def answers(service: str) -> bool:
+    """Whether it does, over the network."""
+    try:
+        with BROWSER.open(f"http://{ADDRESS}:{HEALTH[service]}", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def wait_until_all_answer() -> None:
+    deadline = time.monotonic() + 60
+    while not all(map(answers, HEALTH)):
+        assert time.monotonic() < deadline, "after a minute they still do not"
+        time.sleep(0.2)
+
+
+def write_probe(machine: Container, instructions: str) -> None:
+    folder = machine.project / "apps/probe"
+    folder.mkdir(exist_ok=True)
+    # As process 1 none of these programs would end for another signal, and each stop take 20 seconds.
+    (folder / "Dockerfile").write_text(f"ARG BASE_IMAGE\nFROM ${{BASE_IMAGE}}\nSTOPSIGNAL SIGKILL\n{instructions}\n")
+
+
+@contextlib.contextmanager
+def watched(service: str) -> Iterator[list[bool]]:
+    """Whether a service answers, asked again and again meanwhile."""
+    seen: list[bool] = []
+    end = threading.Event()
+
+    def watch() -> None:
+        while not end.wait(0.05):
+            seen.append(answers(service))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        end.set()
+        thread.join()
+
+
+def test_a_new_machine_is_only_looked_at_with_check(machine: Container) -> None:
+    assert tasks(machine, "--check", "--diff")["changed"] > 0
+    assert machine.ssh("command -v dockerd").returncode != 0
+
+
+@pytest.mark.parametrize(
+    "during", ["[d]pkg .*--unpack", "[d]pkg .*--configure", "[d]ocker import", "[d]ocker build", "[u]sers-deploy"]
+)
+def test_the_power_may_be_cut(machine: Container, during: str) -> None:
+    with ThreadPoolExecutor() as beside:
+        begun = beside.submit(machine.playbook, fails=True)
+        while machine.ssh(f"pgrep -f '{during}'").returncode != 0:
+            assert not begun.done(), begun.result()
+        machine.cut_power()
+        begun.result()
+    machine.boot()
+
+
+def test_the_next_run_ends_what_was_cut_off_and_another_one_finds_nothing_to_do(machine: Container) -> None:
+    machine.playbook()
+    assert answers("frontend") and answers("backend")
+    before = containers(machine)
+    assert tasks(machine)["changed"] == 0
+    assert tasks(machine, "--check", "--diff")["changed"] == 0
+    assert containers(machine) == before
+
+
+def test_a_changed_app_alone_starts_again_and_is_away_once_at_most(machine: Container) -> None:
+    before = containers(machine)
+    with open(machine.project / "apps/frontend/src/users_frontend/__init__.py", "a") as source:
+        source.write("# changed\n")
+    with watched("frontend") as seen:
+        machine.playbook()
+    after = containers(machine)
+    assert before["backend"] == after["backend"]
+    assert before["frontend"][1] != after["frontend"][1]
+    print("the frontend answers:", [(up, len([*times])) for up, times in itertools.groupby(seen)])
+    assert seen[0] and seen[-1]
+    assert [up for up, _ in itertools.groupby(seen)].count(False) <= 1
+
+
+def test_a_service_is_added(machine: Container) -> None:
+    before = containers(machine)
+    write_probe(machine, WORKS)
+    list_services(machine, **PROBE)
+    machine.playbook()
+    after = containers(machine)
+    assert answers("probe")
+    assert {name: after[name] for name in before} == before
+
+
+BROKEN = {
+    "which ends at once": ("CMD echo I end at once >&2; exit 3", "I end at once"),
+    "which never answers": ("CMD echo I never answer; exec sleep 600", "I never answer"),
+    "which has nothing for its health path": (WORKS.replace("/tmp", "/none"), '"GET / HTTP/1.0" 404'),
+    "which cannot be built": ("RUN echo I cannot be built; exit 4", "I cannot be built"),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_the_version_before_serves_on_beside_one(machine: Container, broken: str) -> None:
+    instructions, log = BROKEN[broken]
+    before = containers(machine)
+    write_probe(machine, instructions)
+    with watched("probe") as seen:
+        said = message(machine)
+    assert log in said
+    if "built" in broken:
+        assert "The image of probe could not be built from apps/probe; what ran before still runs" in said
+    else:
+        assert "probe: the new version did not become healthy. The version before still serves." in said
+    assert all(seen) and len(seen) > 1
+    assert containers(machine) == before
+
+
+def test_what_only_fails_in_its_place_makes_room_for_the_version_before(machine: Container) -> None:
+    list_services(machine, **PROBE, volumes=[{"source": "/var/lib/probe", "target": "/data"}])
+    write_probe(machine, WORKS)
+    machine.playbook()
+    before = containers(machine)["probe"]
+    machine.says("sudo touch /var/lib/probe/old")
+    write_probe(machine, WORKS.replace("[", '["sh", "-c", "[ ! -e /data/old ] || exit 5; exec \\"$@\\"", "sh", '))
+    said = message(machine)
+    assert "probe did not become healthy. The version before runs again." in said
+    wait_until_all_answer()
+    assert containers(machine)["probe"][1] == before[1]
+
+
+def test_one_step_back_lasts_until_the_next_provisioning(machine: Container) -> None:
+    write_probe(machine, f"{WORKS}\nLABEL version=1")
+    machine.playbook()
+    first = containers(machine)["probe"][1]
+    write_probe(machine, f"{WORKS}\nLABEL version=2")
+    machine.playbook()
+    second = containers(machine)["probe"][1]
+    for expected in (first, second):
+        assert "probe is one version back" in machine.says("sudo users-deploy probe back")
+        assert answers("probe")
+        assert containers(machine)["probe"][1] == expected
+    machine.says("sudo users-deploy probe back")
+    machine.playbook()
+    assert containers(machine)["probe"][1] == second
+
+
+def test_two_provisionings_at_once_wait_for_each_other(machine: Container) -> None:
+    write_probe(machine, f"{WORKS}\nLABEL version=3")
+    with ThreadPoolExecutor() as two:
+        assert [*two.map(lambda _: machine.playbook(), range(2))]
+    assert answers("probe")
+    assert tasks(machine)["changed"] == 0
+
+
+def test_a_deployment_that_is_cut_off_is_made_good_by_the_next(machine: Container) -> None:
+    write_probe(machine, "CMD exec sleep 600")
+    with ThreadPoolExecutor() as beside:
+        begun = beside.submit(machine.playbook, fails=True)
+        deadline = time.monotonic() + 60
+        while machine.ssh("systemctl is-active users-probe-trial").stdout != "active\n":
+            assert time.monotonic() < deadline
+        machine.says("sudo pkill -KILL users-deploy")
+        assert "probe: its deployment was cut off. Run the playbook again." in begun.result()
+    assert answers("probe")
+    write_probe(machine, f"{WORKS}\nLABEL version=4")
+    machine.playbook()
+    assert answers("probe")
+    assert machine.ssh("systemctl status users-probe-trial").returncode == 4, "no such unit"
+
+
+@pytest.mark.parametrize("command", ["sudo docker kill users-probe", "sudo systemctl restart docker"])
+def test_what_is_killed_starts_again(machine: Container, command: str) -> None:
+    machine.says(command)
+    wait_until_all_answer()
+
+
+def test_all_is_there_again_after_the_power_was_cut(machine: Container) -> None:
+    before = containers(machine)
+    machine.cut_power()
+    machine.boot()
+    wait_until_all_answer()
+    assert {name: image for name, (_, image) in containers(machine).items()} == {
+        name: image for name, (_, image) in before.items()
+    }
+    assert tasks(machine)["changed"] == 0
+
+
+def test_a_service_off_the_list_leaves_its_data_alone(machine: Container) -> None:
+    list_services(machine)
+    machine.playbook()
+    assert "probe" not in containers(machine)
+    left = "ls /etc/users; docker image ls --quiet users-probe; systemctl list-unit-files --no-legend 'users-probe*'; :"
+    assert "probe" not in machine.says(f"sudo sh -c {left!r}")
+    assert machine.says("ls /var/lib/probe") == "old\n"
