@@ -251,7 +251,7 @@ def test_a_machine_asks_the_network_only_for_what_it_lacks(
     variables = {"machine_images": images.split(), "machine_base_image": base}
     script = render("machine", "prepare.sh.j2", **variables)
     settings, _, rest = script.partition("sh -s -- ")  # which sets the network up, and would do so with this machine's
-    asks = settings + rest.partition("\nCOMPANY_NETWORK\n")[2]
+    asks = settings + rest.partition("\nCUT_OFF_BEFORE\n")[2]
     done = subprocess.run(
         ["/bin/sh"], check=True, input=asks, text=True, capture_output=True, env={"PATH": str(tmp_path)}
     )
@@ -293,7 +293,8 @@ def test_a_new_version_counts_as_healthy_by_the_status_it_answers_with(
             connection, _ = server.accept()
             with connection, connection.makefile("rb") as lines:
                 assert lines.readline() == f"GET {path or '/'} HTTP/1.0\r\n".encode()
-                assert b"Host: localhost\r\n" in iter(lines.readline, b"\r\n")
+                # To the end: what is unread when the connection is closed makes it a reset.
+                assert b"Host: localhost\r\n" in [*iter(lines.readline, b"\r\n")]
                 connection.sendall(answer)
         assert asking.communicate(timeout=30) == ("yes\nand on\n" if enough else "and on\n", "")
 
