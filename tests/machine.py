@@ -47,9 +47,9 @@ def libvirt_as_before() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def cut_off() -> Iterator[None]:
-    """While it lasts, no VM of Vagrant's reaches any other machine than this one."""
-    rule = ["FORWARD", "--source", NETWORK, "--match", "comment", "--comment", RULE, "--jump", "REJECT"]
+def cut_off(network: str = NETWORK) -> Iterator[None]:
+    """While it lasts, no VM of Vagrant's, or of another network, reaches any other machine than this one."""
+    rule = ["FORWARD", "--source", network, "--match", "comment", "--comment", RULE, "--jump", "REJECT"]
     subprocess.run([*up.SUDO, "iptables", "--insert", *rule], check=True)
     try:
         yield

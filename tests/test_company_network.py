@@ -157,11 +157,3 @@ def test_check_says_what_would_change_and_changes_nothing(machine: Machine) -> N
     machine.apply(http_proxy=PROXY)
     assert machine.apply("--check") == ["90users-network"]
     assert machine.options() == {"Acquire::http::Proxy": PROXY}
-
-
-def test_lists_that_were_fetched_from_elsewhere_count_as_old(machine: Machine) -> None:
-    lists = machine.root / "var/lib/apt/lists"
-    machine.apply(http_proxy=PROXY)
-    assert lists.stat().st_mtime > 0
-    machine.apply(http_proxy=PROXY, apt_mirror="http://mirror.example/debian")
-    assert lists.stat().st_mtime == 0

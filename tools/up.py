@@ -31,8 +31,7 @@ PACKAGES = [
     "libvirt-clients", "dnsmasq-base", "iptables", "mmdebstrap", "debian-archive-keyring",
     "extlinux", "e2fsprogs",
 ]  # fmt: skip
-# This machine unpacks them faster than an emulated one. Ansible's module for apt needs python3-apt, and would install it.
-IN_THE_BOX = "ansible-core,python3-apt"
+IN_THE_BOX = "ansible-core"  # this machine unpacks it faster than an emulated one
 APT_OPTIONS = ["-q", "-o", "DPkg::Lock::Timeout=300"]  # seconds to wait for another apt
 # virtiofsd became a package of its own after Debian 12.
 VIRTIOFSD = ["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"]

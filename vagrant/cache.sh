@@ -86,8 +86,6 @@ restore() {
             ! apt-get update -qq --error-on=any -o Acquire::Retries=0 > /dev/null 2>&1; then
             echo "The cache's package lists are older than $days days and could not be renewed: they serve as they are."
         fi
-        # Else Ansible would want to renew them.
-        find var/lib/apt -maxdepth 2 '(' -name lists -o -name update-success-stamp ')' -exec touch {} +
         names=$(contents "$packages" | sed -n 's,.*/\([^_]*\)_.*\.deb .*,\1,p')
         # With --print-uris, apt lists what it would have to fetch.
         if missing=$(apt-get install -qq --yes --no-install-recommends --print-uris $names) && [ -z "$missing" ]; then

@@ -10,11 +10,12 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from container import ADDRESS, Container, fresh
+from container import ADDRESS, PREFIX, Container, fresh
+from machine import cut_off
 
 ROOT = Path(__file__).resolve().parents[2]
 BROWSER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -104,14 +105,31 @@ def test_a_new_machine_is_only_looked_at_with_check(machine: Container) -> None:
     assert machine.ssh("command -v dockerd").returncode != 0
 
 
+def wait_until_it_runs(machine: Container, program: str, begun: Future[str]) -> None:
+    while machine.ssh(f"pgrep -f '{program}'").returncode != 0:
+        assert not begun.done(), begun.result()
+
+
+def test_without_the_network_in_the_middle_it_says_so(machine: Container) -> None:
+    with ThreadPoolExecutor() as beside:
+        begun = beside.submit(machine.playbook, fails=True)
+        wait_until_it_runs(machine, "[/]apt/methods/http", begun)
+        with cut_off(f"{PREFIX}.0/24"):
+            assert re.search(
+                r"docker\.io .*could not be installed from the distribution's packages\. apt says:\s+E: .*\s+"
+                r"When that is mended \(mostly, the network must be back\), run the same command again\.",
+                begun.result(),
+                re.DOTALL,
+            )
+
+
 @pytest.mark.parametrize(
     "during", ["[d]pkg .*--unpack", "[d]pkg .*--configure", "[d]ocker import", "[d]ocker build", "[u]sers-deploy"]
 )
 def test_the_power_may_be_cut(machine: Container, during: str) -> None:
     with ThreadPoolExecutor() as beside:
         begun = beside.submit(machine.playbook, fails=True)
-        while machine.ssh(f"pgrep -f '{during}'").returncode != 0:
-            assert not begun.done(), begun.result()
+        wait_until_it_runs(machine, during, begun)
         machine.cut_power()
         begun.result()
     machine.boot()
