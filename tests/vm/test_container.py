@@ -117,7 +117,7 @@ def test_without_the_network_in_the_middle_it_says_so(machine: Container) -> Non
         with cut_off(f"{PREFIX}.0/24"):
             assert re.search(
                 r"docker\.io .*could not be installed from the distribution's packages\. apt says:\s+E: .*\s+"
-                r"When that is mended \(mostly, the network must be back\), run the same command again\.",
+                r"When that is mended \(mostly, the network must be back, or the disk needs room\), run the same command again\.",
                 begun.result(),
                 re.DOTALL,
             )
