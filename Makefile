@@ -120,8 +120,9 @@ offline: .venv/dev ## test the VM's own disk, a bundle of the VM, and what `make
 	tests/install-tools
 	pytest --capture no tests/vm/test_vm.py -k "own_disk or bundle"
 
-beyond: .venv/dev ## test what is more than one laptop needs: PostgreSQL as a service, another machine, https (half an hour)
+beyond: .venv/dev ## test what is more than one laptop needs: other machines, PostgreSQL as a service, https (half an hour)
 	tests/install-tools
+	pytest tests/vm/test_systems.py
 	pytest --capture no tests/vm/test_vm.py -k "postgresql or https or over_ssh"
 
 swarm: .venv/dev ## test ansible/swarm.yml on three machines: updates and losses under load (45 minutes)

@@ -171,7 +171,7 @@ def test_virtualbox_can_read_the_stream_to_its_end_and_qemu_reads_the_same_disk(
 @pytest.mark.slow
 def test_a_disk_is_whole_although_its_mount_lives_on_elsewhere(tmp_path: Path) -> None:
     up.install_packages(box.PACKAGES["debian"])
-    with subprocess.Popen([*up.SUDO, ROOT / "box/debian-disk", tmp_path, "libvirt", "openssh-server"]) as build:
+    with subprocess.Popen([*up.SUDO, ROOT / "box/debian-disk", tmp_path, "libvirt", "trixie", ""]) as build:
         while not os.path.ismount(tmp_path / "root"):
             assert build.poll() is None
             time.sleep(0.1)

@@ -31,6 +31,7 @@ PACKAGES = [
     "libvirt-clients", "dnsmasq-base", "iptables", "mmdebstrap", "debian-archive-keyring",
     "extlinux", "e2fsprogs",
 ]  # fmt: skip
+SUITES = {"debian-13": "trixie", "debian-12": "bookworm"}
 IN_THE_BOX = "ansible-core"  # this machine unpacks it faster than an emulated one
 APT_OPTIONS = ["-q", "-o", "DPkg::Lock::Timeout=300"]  # seconds to wait for another apt
 # virtiofsd became a package of its own after Debian 12.
@@ -161,12 +162,12 @@ def build(recipe: str, name: str, suffix: str, *arguments: str) -> str:
     return str(output.relative_to(ROOT))
 
 
-def build_box() -> str:
-    """The box for QEMU, as `build` returns it."""
+def build_box(system: str = "debian-13") -> str:
+    """The box for QEMU with one of SUITES, as `build` returns it."""
     # An emulated CPU speculates on nothing, but the kernel's defences against speculation would still
     # double the time that it takes to start a process there; and its clock is fast only if trusted.
-    name, emulated = ("debian-13", ()) if has_kvm() else ("debian-13-emulated", ("mitigations=off", "tsc=reliable"))
-    return build("build-box", name, ".box", "--include", IN_THE_BOX, *emulated)
+    name, emulated = (system, ()) if has_kvm() else (f"{system}-emulated", ("mitigations=off", "tsc=reliable"))
+    return build("build-box", name, ".box", "--suite", SUITES[system], "--include", IN_THE_BOX, *emulated)
 
 
 def company_network() -> dict[str, str]:

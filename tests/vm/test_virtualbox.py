@@ -62,7 +62,7 @@ def image() -> Path:
     )
     packages = "cloud-init,netplan.io,grub2-common,openssh-server"
     emulated = () if up.has_kvm() else ("mitigations=off", "tsc=reliable")
-    run(recipes / "debian-disk", WORK, "virtualbox", packages, "console=ttyS0", *emulated)
+    run(recipes / "debian-disk", WORK, "virtualbox", "trixie", packages, "console=ttyS0", *emulated)
     (WORK / "root").rmdir()
     run("qemu-img", "convert", "-O", "qcow2", WORK / "disk.raw", WORK / "image")
     (WORK / "disk.raw").unlink()
