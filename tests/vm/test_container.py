@@ -123,6 +123,16 @@ def test_without_the_network_in_the_middle_it_says_so(machine: Container) -> Non
             )
 
 
+@pytest.mark.parametrize("lock", ["/var/lib/apt/lists/lock", "/var/lib/dpkg/lock-frontend"])
+def test_packages_wait_for_who_else_installs_some(machine: Container, lock: str) -> None:
+    hold = f"import fcntl, time; file = open('{lock}', 'w'); fcntl.lockf(file, fcntl.LOCK_EX); time.sleep(6)"
+    with ThreadPoolExecutor() as beside:
+        holder = beside.submit(machine.says, f'sudo python3 -c "{hold}" && sudo touch /run/ended')
+        wait_until_it_runs(machine, "[f]cntl.lockf", holder)
+        machine.says("sudo sh /vagrant/roles/machine/files/install-packages tree && sudo rm /run/ended")
+    machine.says("tree --version && sudo apt-get purge -qy tree")
+
+
 @pytest.mark.parametrize(
     "during", ["[d]pkg .*--unpack", "[d]pkg .*--configure", "[d]ocker import", "[d]ocker build", "[u]sers-deploy"]
 )
