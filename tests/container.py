@@ -80,7 +80,7 @@ class Container(Machine):
 def fresh(work: Path, system: str = "debian-13") -> Iterator[Container]:
     """A container in which nothing is installed yet, in the folder `work`; nothing is left of it."""
     up.install()
-    up.install_packages(["systemd-container"])
+    up.install_packages(["systemd-container", "procps"])
     box, base = up.build_box(system), up.build("build-base-image", "python-base", ".tar.gz")
     remove(work)  # of a run that was cut off
     (work / "root").mkdir(parents=True)
