@@ -183,6 +183,17 @@ def test_a_disk_is_whole_although_its_mount_lives_on_elsewhere(tmp_path: Path) -
             assert b"needs_recovery" not in subprocess.check_output([*disk, "features"])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["build-base-image", "build-box", "ubuntu-keyring"])
+def test_a_recipe_without_a_network_fails_and_leaves_nothing(tmp_path: Path, recipe: str) -> None:
+    up.install_packages(box.PACKAGES["debian"])
+    command = [*up.SUDO, "unshare", "--net", ROOT / "box" / recipe, tmp_path / "output"]
+    failed = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True)
+    assert failed.returncode != 0
+    assert "apt-get update" in failed.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- make box, with a recipe that takes no minutes -----------------------------------
 
 
