@@ -17,7 +17,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,9 @@ class Node:
         command += [f"systemd.mount-extra=none:/usr/lib/modules/{modules.name}:hostfs:{modules}"]
         null = subprocess.DEVNULL
         self.process = subprocess.Popen(command, stdin=null, stdout=null, stderr=null, start_new_session=True)
+        with suppress(subprocess.TimeoutExpired):
+            ended = f"linux.uml has ended with {self.process.wait(5)}"
+            raise AssertionError(f"{ended}; that of Debian 12 cannot work on a processor that has AMX (/proc/cpuinfo)")
 
     def connect(self) -> None:
         """Wait for its first start, and give it its name."""
