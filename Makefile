@@ -103,13 +103,14 @@ check: lint ## the checks and tests that need no VM and little time
 	tests/install-tools
 	pytest -n 3 --dist loadfile -m "not slow"
 
-container: .venv/dev ## the playbook in a container that boots like the VM, in seconds: changes, faults, power cuts (3 minutes)
-	pytest tests/vm/test_container.py
+container: .venv/dev ## the playbook in containers that boot like the VM, in seconds: changes, faults, over SSH, https (5 minutes)
+	tests/install-tools
+	pytest tests/vm/test_container.py tests/vm/test_systems.py -k "not (debian-12 or own_ansible)"
 
 test: check container ## both, the slow tests, Molecule and `make up` on a real VM: all but what has a target of its own below
 	pytest -n 3 --dist loadfile -m slow
 	pytest --capture no tests/vm/test_vm.py \
-	    -k "not (tutorial or power_cut or whatever_fails or own_disk or bundle or postgresql or https or over_ssh)"
+	    -k "not (tutorial or power_cut or whatever_fails or own_disk or bundle or postgresql or https)"
 
 ROUNDS = 25
 torture: .venv/dev ## cut the VM's power and break all else under load; renew the table of docs/reliability.md (2 hours)
@@ -120,10 +121,10 @@ offline: .venv/dev ## test the VM's own disk, a bundle of the VM, and what `make
 	tests/install-tools
 	pytest --capture no tests/vm/test_vm.py -k "own_disk or bundle"
 
-beyond: .venv/dev ## test what is more than one laptop needs: other machines, PostgreSQL as a service, https (half an hour)
+beyond: .venv/dev ## test what few need: Debian 12, PostgreSQL as a service, the VM's https (half an hour)
 	tests/install-tools
-	pytest tests/vm/test_systems.py
-	pytest --capture no tests/vm/test_vm.py -k "postgresql or https or over_ssh"
+	pytest tests/vm/test_systems.py -k "debian-12 or own_ansible"
+	pytest --capture no tests/vm/test_vm.py -k "postgresql or https"
 
 swarm: .venv/dev ## test ansible/swarm.yml on three machines: updates and losses under load (45 minutes)
 	pytest --capture no tests/vm/test_swarm.py

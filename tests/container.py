@@ -18,7 +18,7 @@ from doctor import ROOT
 from machine import Machine, copy_project, insecure_key, network
 
 NAME = "users-nspawn"  # of the network and its bridge
-PREFIX, ADDRESS = "10.98.0", "10.98.0.1"
+PREFIX, ADDRESS, GATEWAY = "10.98.0", "10.98.0.1", "10.98.0.254"  # the last one is this computer's
 DHCP = f"<range start='{ADDRESS}' end='{ADDRESS}'/>"
 NSPAWN = {
     "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "1",  # Docker sets what the kernel does with its network
@@ -28,11 +28,11 @@ NSPAWN = {
 
 
 class Container(Machine):
-    """It has a copy of this project under /vagrant, and its data under /data: folders of this computer, in `work`."""
+    """Folders of this computer, in `work`, may be shared with it: a copy of this project as /vagrant, and /data."""
 
-    def __init__(self, work: Path) -> None:
+    def __init__(self, work: Path, share: bool) -> None:
         super().__init__(22, insecure_key(work), ADDRESS)
-        self.work, self.project, self.data = work, work / "project", work / "data"
+        self.work, self.project, self.data, self.share = work, work / "project", work / "data", share
         self.process: subprocess.Popen[bytes] | None = None
 
     def boot(self) -> None:
@@ -41,7 +41,8 @@ class Container(Machine):
         command += ["setpriv", "--pdeathsig=KILL"]  # it ends with who started it, however that ends
         command += ["systemd-nspawn", "--quiet", "--boot", f"--directory={self.work}/root", "--machine=users"]
         command += ["--capability=all", "--link-journal=no", "--console=pipe", f"--network-bridge={NAME}"]
-        command += [f"--bind={self.project}:/vagrant", f"--bind={self.data}:/data"]
+        if self.share:
+            command += [f"--bind={self.project}:/vagrant", f"--bind={self.data}:/data"]
         if not os.path.isdir("/run/systemd/system"):
             command += ["--register=no", "--keep-unit"]  # nobody is there who would keep a list of containers
         null = subprocess.DEVNULL
@@ -77,7 +78,7 @@ class Container(Machine):
 
 
 @contextlib.contextmanager
-def fresh(work: Path, system: str = "debian-13") -> Iterator[Container]:
+def fresh(work: Path, system: str = "debian-13", share: bool = True) -> Iterator[Container]:
     """A container in which nothing is installed yet, in the folder `work`; nothing is left of it."""
     up.install()
     up.install_packages(["systemd-container", "procps"])
@@ -90,7 +91,7 @@ def fresh(work: Path, system: str = "debian-13") -> Iterator[Container]:
     shutil.copy(ROOT / base, work / "project/.cache")
     subprocess.run(["tar", "--extract", "--file", ROOT / box, "box.img"], check=True, cwd=work)
     subprocess.run(["qemu-img", "convert", "-O", "raw", "box.img", "disk.raw"], check=True, cwd=work)
-    machine = Container(work)
+    machine = Container(work, share)
     with network(NAME, PREFIX, DHCP):
         try:
             subprocess.run([*up.SUDO, "mount", "-o", "loop", work / "disk.raw", work / "root"], check=True)

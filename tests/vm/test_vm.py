@@ -11,7 +11,6 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import sqlite3
 import subprocess
 import time
@@ -21,7 +20,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import acme
 import pytest
 import torture
 import up
@@ -405,85 +403,6 @@ def test_https_in_the_vm_is_trusted_after_the_commands_of_the_guide_and_outlives
         run("curl", "-fsS", "--noproxy", "*", "--cacert", "https-root.crt", "-X", "DELETE", url)
     finally:
         (ROOT / "https-root.crt").unlink(missing_ok=True)
-
-
-def test_the_playbook_over_ssh_on_a_machine_that_nobody_shares_a_folder_with() -> None:
-    write_ssh_config()
-    before = names(DATABASE)
-    vm("apt-get install -qy --no-install-recommends curl")
-    vm("umount /vagrant /data && sed -i '/ virtiofs /d' /etc/fstab && systemctl daemon-reload")
-    found = yaml.safe_load((ROOT / ".cache/machine.yml").read_text())
-    local = settings_with(image=found["image"], network=found["network"])
-    hosts = WORK / "hosts.yml"
-    way_in = {"ansible_host": "default", "ansible_ssh_common_args": f"-F {WORK}/ssh-config"}
-    hosts.write_text(yaml.dump({"all": {"hosts": {"lab": way_in}}}))
-    playbook = ("ansible-playbook", "-i", str(hosts), "ansible/site.yml")
-    run(*playbook, **local)
-    assert "changed=0 " in run(*playbook, **local)
-    assert re.findall(r"(\S+):80[08]0 ", vm("ss -Hltn")) == ["127.0.0.1", "127.0.0.1"]
-    vm("curl -fsS -F id=1 -F name=Bia 127.0.0.1:8000/")
-    read = "import sqlite3; print(*sqlite3.connect('/data/users.db').execute('SELECT name FROM users'))"
-    assert vm(f'python3 -c "{read}"') == "('Bia',)\n"
-
-    # The guide's commands, with this machine in the place of theirs.
-    guide = (ROOT / "docs/any-machine.md").read_text().split("## Backup")[1]
-    guide = guide.replace("ssh ubuntu@203.0.113.10", f"ssh -F {WORK}/ssh-config default")
-    fetch, put_back = re.findall(r"```sh\n(.*?)```", guide, re.DOTALL)
-    run("sh", "-ec", f"cd {WORK}\n{fetch}")
-    copy = max((WORK / "backups").glob("users-*-1.db.gz")).name
-    vm("curl -fsS -X DELETE 127.0.0.1:8080/users/1")
-    run("sh", "-ec", f"cd {WORK}\n{re.sub('copy=.*', f'copy={copy}', put_back)}")
-    assert vm(f'python3 -c "{read}"') == "('Bia',)\n"
-    assert names(DATABASE) == before
-
-
-def test_from_another_machine_only_https_and_a_password_lead_in(tmp_path: Path) -> None:
-    """On the machine that the test before leaves; this one is the other machine, and has the authority."""
-    found = yaml.safe_load((ROOT / ".cache/machine.yml").read_text())
-    given = {"image": found["image"], "network": found["network"]}
-    playbook = ("ansible-playbook", "-i", f"{WORK}/hosts.yml", "ansible/site.yml")
-    [there] = re.findall(r"HostName (\S+)", (WORK / "ssh-config").read_text())
-
-    said = " ".join(run(*playbook, fails=True, **settings_with(host_ip="0.0.0.0", **given)).split())
-    assert "so that whoever is in the network could read, change and delete users: https.domain is not set." in said
-
-    domain, password, users = "users.example.com", "just for the test", WORK / "https-users"
-    users.write_text(subprocess.check_output(["htpasswd", "-niB", "ana"], input=password, text=True))
-    with acme.authority(tmp_path, GATEWAY) as authority:
-        https = {"domain": domain, "users_file": str(users)}
-        https |= {"acme_url": authority.url, "acme_ca_certificate": str(authority.certificate)}
-        local = settings_with(host_ip="0.0.0.0", https=https, **given)
-        said = " ".join(run(*playbook, fails=True, **local).split())  # every name leads to this machine
-        assert f"There is no certificate for {domain}. {GATEWAY}:{acme.DIRECTORY}-dir says: " in said
-        assert re.search(rf"(dial tcp|Failed to connect to) {GATEWAY}:(80|443)\b", said)
-        assert "mend the domain's A and AAAA records" in said
-        authority.find_names_at(there)
-        run(*playbook, **local)
-        assert "changed=0 " in run(*playbook, **local)
-        root = tmp_path / "root.pem"
-        root.write_text(authority.root())
-
-    def curl(url: str, *options: str) -> str:
-        """What this machine gets: the status and, if any, where it is sent to."""
-        names_ = [word for port in (80, 443, 8444) for word in ("--resolve", f"{domain}:{port}:{there}")]
-        shown = ["--output", "/dev/null", "--write-out", "%{http_code} %{redirect_url}"]
-        return run("curl", "-sS", "--noproxy", "*", "--cacert", str(root), *names_, *shown, *options, url).strip()
-
-    login = ("--user", f"ana:{password}")
-    assert curl(f"http://{domain}/status") == f"301 https://{domain}/status"
-    for url in (f"https://{domain}/", f"https://{domain}:8444/users"):
-        assert curl(url) == curl(url, "--user", "ana:wrong") == "401"
-        assert curl(url, *login) == "200"
-    curl(f"https://{domain}/", *login, "-F", "id=2", "-F", "name=Caio")
-    assert curl(f"https://{domain}:8444/users/2", *login) == "200", "the form reached the service"
-    for port in (8000, 8080):
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection((there, port), timeout=10)
-    assert "8444" in vm("/usr/sbin/nft list table inet users_https")
-
-    run(*playbook, **settings_with(**given))
-    assert not {80, 443, 8444} & {int(port) for port in re.findall(r":(\d+) ", vm("ss -Hltn"))}
-    vm("! /usr/sbin/nft list table inet users_https && curl -fsS 127.0.0.1:8000/healthz")
 
 
 def test_vagrant_up_without_virtualbox_and_without_a_box_points_to_make_up(tmp_path: Path) -> None:
