@@ -62,7 +62,7 @@ ELSEWHERE = {
     "FRONTEND_PORT=8001 make local": ("tests/test_local.py", '"tools/local.py"'),
     "git config core.hooksPath .githooks": ("tests/test_repository.py", '"core.hooksPath", ".githooks"'),
     ".venv/bin/pytest apps/frontend": ("Makefile", 'pytest -n 3 --dist loadfile -m "not slow"'),
-    "ansible-playbook -i hosts.yml ansible/site.yml": ("tests/vm/test_vm.py", '"ansible-playbook", "-i", '),
+    "ansible-playbook -i hosts.yml ansible/site.yml": ("tests/vm/test_systems.py", '"hosts.yml", "ansible/site.yml"'),
 }
 SWARM = ("tests/vm/test_swarm.py", 'commands(ROOT / "docs/swarm.md")')
 ELSEWHERE |= {
@@ -74,7 +74,7 @@ ELSEWHERE |= {
     'sudo docker exec "$(sudo docker ps -qf name=users_backend | head -n 1)" sh -c \'PGPASSWORD=$(cat /run/secrets/PGPASSWORD)'
     " python -m users_backend.admin backup'": SWARM,
 }
-GUIDE = ("tests/vm/test_vm.py", 'guide.replace("ssh ubuntu@203.0.113.10"')  # runs the blocks of this part
+GUIDE = ("tests/vm/test_systems.py", 'guide.replace("ssh ubuntu@203.0.113.10"')  # runs the blocks of this part
 ELSEWHERE |= {
     "ssh ubuntu@203.0.113.10 sudo docker exec users-backend python -m users_backend.admin backup": GUIDE,
     "ssh ubuntu@203.0.113.10 sudo tar -C /data -c backups | tar -x": GUIDE,
