@@ -5,9 +5,7 @@ Each test goes on where the one before has ended.
 
 import contextlib
 import itertools
-import json
 import re
-import sqlite3
 import threading
 import time
 import urllib.request
@@ -69,10 +67,9 @@ def answers(service: str) -> bool:
         return False
 
 
-def wait_until_all_answer(*services: str) -> None:
-    """These, or all there are."""
+def wait_until_all_answer() -> None:
     deadline = time.monotonic() + 60
-    while not all(map(answers, services or HEALTH)):
+    while not all(map(answers, HEALTH)):
         assert time.monotonic() < deadline, "after a minute they still do not"
         time.sleep(0.2)
 
@@ -282,32 +279,3 @@ def test_a_service_off_the_list_leaves_its_data_alone(machine: Container) -> Non
     left = "ls /etc/users; docker image ls --quiet users-probe; systemctl list-unit-files --no-legend 'users-probe*'; :"
     assert "probe" not in machine.says(f"sudo sh -c {left!r}")
     assert machine.says("ls /var/lib/probe") == "old\n"
-
-
-def rights(machine: Container, container: str) -> dict[str, object]:
-    """What Docker lets a container do, and how much."""
-    [found] = json.loads(machine.says(f"sudo docker inspect {container}"))
-    keys = ["CapAdd", "CapDrop", "DnsOptions", "DnsSearch", "Memory", "PidsLimit", "Privileged", "ReadonlyRootfs"]
-    # "Nothing" is null or an empty list, as the client likes.
-    of_docker = {key: found["HostConfig"][key] or None for key in [*keys, "SecurityOpt", "Tmpfs"]}
-    return {"User": found["Config"]["User"], **of_docker}
-
-
-def test_compose_gives_the_same_urls_data_and_rights(machine: Container) -> None:
-    before = {service: rights(machine, f"users-{service}") for service in ("backend", "frontend")}
-    machine.says("sudo apt-get install -qy --no-install-recommends docker-compose curl")
-    machine.says("sudo systemctl stop users-frontend users-backend")
-    variables = "DATA_DIR=/data BASE_IMAGE=users-base:test PIP_CERT=/etc/ssl/certs/ca-certificates.crt"
-    compose = f"cd /vagrant && sudo env {variables} docker compose"
-    machine.says(f"{compose} --progress plain up --detach --wait")
-
-    assert re.findall(r"(\S+):80[08]0 ", machine.says("ss -Hltn")) == ["127.0.0.1", "127.0.0.1"]
-    for service, expected in before.items():
-        assert rights(machine, machine.says(f"{compose} ps --quiet {service}").strip()) == expected
-    asked = "curl -fsS 127.0.0.1:8000/healthz && curl -fsS --form id=7 --form name=Ana 127.0.0.1:8000/"
-    assert machine.says(asked) == '{"frontend_status":"ok","backend_status":"ok"}User 7, Ana, was created.\n'
-    with contextlib.closing(sqlite3.connect(f"file:{machine.data}/users.db?mode=ro", uri=True)) as database:
-        assert database.execute("SELECT name FROM users WHERE id = 7").fetchone() == ("Ana",)
-
-    machine.says(f"{compose} down --rmi local && sudo systemctl start users-backend users-frontend")
-    wait_until_all_answer("backend", "frontend")
