@@ -68,6 +68,7 @@ class Project:
         self.tools.mkdir()
         shutil.copytree(ROOT / "tools", self.folder / "tools")
         shutil.copytree(ROOT / "vagrant", self.folder / "vagrant")
+        shutil.copytree(ROOT / "roles", self.folder / "roles")
         shutil.copy(ROOT / "settings.yml", self.folder)
         for tool in ("ruby", "lsof", "ss", "sudo"):
             found = shutil.which(tool)
@@ -370,11 +371,12 @@ def test_each_host_that_does_not_answer_is_named_with_the_likely_cause(
         }
         status, lines = project.doctor()
     assert status == 1
-    assert starting(lines, f"wrong network 127.0.0.1:{port}: the host does not answer within 5 s.")
-    [line] = starting(lines, f"wrong network 127.0.0.1:{tls_site}: its TLS certificate is not trusted (self-signed")
-    assert "name it in network.ca_certificate" in line
-    assert starting(lines, f"wrong network 127.0.0.1:{closed_port}: the host refuses the connection")
-    assert starting(lines, "wrong network registry.invalid: the name of the host is not found (DNS)")
+    assert starting(lines, f"wrong network 127.0.0.1:{port} does not answer. There is no connection to it (timed out)")
+    assert starting(lines, f"wrong network 127.0.0.1:{tls_site} does not answer. Its certificate is not trusted (self-")
+    assert starting(
+        lines, f"wrong network 127.0.0.1:{closed_port} does not answer. There is no connection to it ([Errno"
+    )
+    assert starting(lines, "wrong network registry.invalid does not answer. Its name is not known here")
 
 
 def test_the_company_certificate_of_the_settings_is_trusted(project: Project, tls_site: int, certificate: Path) -> None:
@@ -400,14 +402,19 @@ def test_a_proxy_is_blamed_for_what_it_does_and_its_password_is_never_printed(
         http_proxy=f"http://me:{PASSWORD}@127.0.0.1:{closed_port}", https_proxy=f"http://127.0.0.1:{login_proxy}"
     )
     assert status == 1
-    assert starting(lines, f"wrong network 127.0.0.1:{site}: the proxy 127.0.0.1:{closed_port} refuses the connection")
-    assert starting(lines, f"wrong network 127.0.0.1:{tls_site}: the proxy 127.0.0.1:{login_proxy} wants a name and a")
+    assert starting(
+        lines, f"wrong network 127.0.0.1:{site} does not answer. The proxy 127.0.0.1:{closed_port} cannot be reached"
+    )
+    assert starting(
+        lines,
+        f"wrong network 127.0.0.1:{tls_site} does not answer. The proxy 127.0.0.1:{login_proxy} wants a user and a",
+    )
 
     project.settings["network"]["http_proxy"] = f"http://me:{PASSWORD}@127.0.0.1:{strict_proxy}"
     _, lines = project.doctor()
     assert starting(
         lines,
-        f"wrong network 127.0.0.1:{site}: the proxy 127.0.0.1:{strict_proxy} does not let it through (status 403)",
+        f"wrong network 127.0.0.1:{site} does not answer. The proxy 127.0.0.1:{strict_proxy} answers 403 for it",
     )
 
     project.settings["network"]["no_proxy"] = "localhost, 127.0.0.1"
@@ -425,7 +432,9 @@ def test_the_proxy_that_apt_has_of_its_own_counts_for_its_mirrors(
     project.stand_in("apt-config", f"#!/bin/sh\necho \"http='http://127.0.0.1:{strict_proxy}'\"\n")
     project.settings["network"]["pip_index_url"] = f"http://localhost:{site}/simple/"
     _, lines = project.doctor()
-    assert starting(lines, f"wrong network 127.0.0.1:{site}: the proxy 127.0.0.1:{strict_proxy}")
+    assert starting(
+        lines, f"wrong network 127.0.0.1:{site} does not answer. The proxy 127.0.0.1:{strict_proxy} answers 403"
+    )
     assert f"ok network localhost:{site} answers" in lines
 
 
@@ -444,17 +453,17 @@ def test_a_network_that_is_away_is_no_mistake_where_the_cache_has_what_a_vm_need
     cache = fill_cache(project)
     status, lines = project.doctor()
     assert status == 0
-    assert starting(lines, f"note network 127.0.0.1:{closed_port}: the host refuses the connection")
+    assert starting(lines, f"note network 127.0.0.1:{closed_port} does not answer. ")
     assert "ok cache .cache/guest has 3 MB for the next VM; `make clean-cache` empties it" in lines
 
     project.stand_in("VBoxManage", "#!/bin/sh\necho 7.1.4r165100\n")  # whose box is not there yet
-    assert starting(project.doctor()[1], f"wrong network 127.0.0.1:{closed_port}: ")
+    assert starting(project.doctor()[1], f"wrong network 127.0.0.1:{closed_port} does not answer. ")
     project.settings["vm"] = {"box_url": ".cache/bundle.box"}
     (project.folder / ".cache/bundle.box").touch()
-    assert starting(project.doctor()[1], f"note network 127.0.0.1:{closed_port}: ")
+    assert starting(project.doctor()[1], f"note network 127.0.0.1:{closed_port} does not answer. ")
     (cache / "images.tar").unlink()
     (project.tools / "VBoxManage").unlink()
-    assert starting(project.doctor()[1], f"wrong network 127.0.0.1:{closed_port}: ")
+    assert starting(project.doctor()[1], f"wrong network 127.0.0.1:{closed_port} does not answer. ")
 
 
 def test_clean_cache_removes_the_archives_and_nothing_else(project: Project) -> None:
@@ -535,7 +544,7 @@ def test_a_vm_that_is_off_is_no_mistake_nor_is_a_network_that_is_away(project: P
     status, lines = project.doctor()
     assert status == 0
     assert "note VM poweroff: `vagrant up` starts it" in lines
-    assert starting(lines, f"note network 127.0.0.1:{closed_port}: the host refuses the connection")
+    assert starting(lines, f"note network 127.0.0.1:{closed_port} does not answer. ")
 
 
 def test_a_vagrant_that_hangs_is_ended_with_what_it_started(project: Project) -> None:

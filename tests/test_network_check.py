@@ -86,7 +86,7 @@ def test_a_host_that_answers_is_not_mentioned(server: str) -> None:
     assert check("pip", pip_index_url=server) == []
 
 
-@pytest.mark.parametrize("status", ["401", "404"])
+@pytest.mark.parametrize("status", ["401", "403", "404"])
 def test_a_host_that_wants_a_login_or_has_no_such_page_is_there(server: str, status: str) -> None:
     assert check("pip", pip_index_url=f"{server}/{status}") == []
 
@@ -152,6 +152,13 @@ def test_a_proxy_that_cannot_be_reached(server: str, closed_port: str) -> None:
     assert f"The proxy {closed_port} cannot be reached" in line
     assert "Check network.http_proxy." in line
     assert "secret" not in line
+
+
+@pytest.mark.parametrize("address", ["socks5://ana:sec/ret@{}", "http://ana:sec/ret@{}x"])
+def test_an_address_that_can_be_no_proxys(server: str, closed_port: str, address: str) -> None:
+    (line,) = check("pip", pip_index_url=server, http_proxy=address.format(closed_port))
+    assert f"The proxy {address.format(closed_port).partition('@')[2]} does not speak HTTP, or its address" in line
+    assert line.endswith("Check network.http_proxy.")
 
 
 def test_hosts_of_no_proxy_are_asked_directly(server: str, closed_port: str) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations  # for Python 3.8
 import argparse
 import errno
 import http.client
-import importlib
 import json
 import os
 import platform
@@ -33,6 +32,10 @@ from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache"
+
+sys.path.append(str(ROOT / "roles/machine/files"))
+import network_check  # which also runs in the VM, by itself
+
 CACHED = ["packages.tar", "images.tar"]  # in cache_dir, as vagrant/cache.sh writes them
 BUNDLED_BOX = ".cache/bundle.box"  # where a bundle has its box (tools/bundle.py)
 OLDEST_VAGRANT = (2, 3, 4)  # as in the Vagrantfile
@@ -527,8 +530,15 @@ def check_network(situation: Situation) -> Iterator[Finding]:
             "This computer uses a proxy, and the VM does not know of it: set network.http_proxy and "
             "network.https_proxy in settings.local.yml.",
         )
-    no_proxy = network["no_proxy"] or own.get("no", "")
-    trust = ssl.create_default_context()
+    proxies["no"] = network["no_proxy"] or own.get("no", "")
+    if platform.system() == "Darwin" and not any(ssl.get_default_verify_paths()[:2]):
+        yield Finding(
+            NOTE,
+            "No host was asked, since this Python trusts nobody yet: run the 'Install Certificates.command' that came "
+            "with it.",
+        )
+        return
+    trust = network_check.trust()
     if network["ca_certificate"]:
         try:
             trust.load_verify_locations(ROOT / network["ca_certificate"])
@@ -539,7 +549,7 @@ def check_network(situation: Situation) -> Iterator[Finding]:
     needed = [(url, {**proxies, **apt_proxies()}) for url in needed_by_apt(situation)]
     needed += [(url, proxies) for url in needed_by_the_rest(situation)]
     with ThreadPoolExecutor(max_workers=max(len(needed), 1)) as pool:
-        answers = list(pool.map(lambda one: (one[0], reach(one[0], one[1], no_proxy, trust)), needed))
+        answers = pool.map(lambda one: (one[0], network_check.trouble(one[0], one[1], trust, NETWORK_PATIENCE)), needed)
     hosts: dict[str, str] = {}
     for url, problem in answers:
         host = urlsplit(url).netloc.rpartition("@")[2]
@@ -550,7 +560,7 @@ def check_network(situation: Situation) -> Iterator[Finding]:
     cache = cache_is_full(situation.settings) and at_hand
     level = WRONG if situation.vm == "not_created" and not cache else NOTE
     for host, problem in hosts.items():
-        yield Finding(level, f"{host}: {problem}") if problem else Finding(OK, f"{host} answers")
+        yield Finding(level, f"{host} does not answer. {problem}") if problem else Finding(OK, f"{host} answers")
 
 
 def needed_by_apt(situation: Situation) -> list[str]:
@@ -574,21 +584,13 @@ def needed_by_the_rest(situation: Situation) -> list[str]:
     name, url = box(situation)
     registry = image["base"].split("/")[0]
     urls = [
-        network["pip_index_url"] or default_index(),
+        network_check.index_page(network["pip_index_url"]),
         network["registry_mirror"],
         f"https://{registry}/v2/" if "/" in image["base"] and re.search(r"[.:]", registry) else "",
     ]
     if situation.virtualbox and not box_is_installed(name):
         urls.append(url or os.environ.get("VAGRANT_SERVER_URL") or default_box_server())
     return [url for url in urls if url.startswith("http")]
-
-
-def default_index() -> str:
-    """The package index of an unconfigured pip, as pip itself has it; "" where this Python has no pip."""
-    try:
-        return f"{importlib.import_module('pip._internal.models.index').PyPI.simple_url}/pip/"
-    except (ImportError, AttributeError):
-        return ""
 
 
 def default_box_server() -> str:
@@ -600,51 +602,6 @@ def default_box_server() -> str:
                 found = re.search(r'DEFAULT_SERVER_URL = "(\S+)"', source.read_text(encoding="utf-8"))
                 if found:
                     return found[1]
-    return ""
-
-
-def reach(url: str, proxies: dict[str, str], no_proxy: str, trust: ssl.SSLContext) -> str:
-    """Why `url` cannot be fetched, as one sentence with the likely cause; "" if it can."""
-    parts = urlsplit(url)
-    exceptions = [name.strip().lstrip(".") for name in no_proxy.split(",") if name.strip()]
-    if any(parts.hostname == name or str(parts.hostname).endswith(f".{name}") for name in exceptions):
-        proxies = {}
-    proxy = proxies.get(parts.scheme, "").rpartition("@")[2].rpartition("//")[2].rstrip("/")
-    via = f"the proxy {proxy}" if proxy else "the host"
-    opener = urllib.request.build_opener(
-        urllib.request.ProxyHandler({scheme: value for scheme, value in proxies.items() if value}),
-        urllib.request.HTTPSHandler(context=trust),
-    )
-    try:
-        opener.open(url, timeout=NETWORK_PATIENCE).close()
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        reason: Any = error
-        while isinstance(reason, urllib.error.URLError) and isinstance(getattr(reason, "reason", None), Exception):
-            reason = reason.reason
-        found = re.search(r"(?:HTTP Error|Tunnel connection failed:) (\d+)", str(reason))
-        status = int(found[1]) if found else 0
-        if status == 407:
-            return f"{via} wants a name and a password: in network.http_proxy and network.https_proxy, before its own name."
-        if status in (403, 502, 503, 504) and proxy:
-            return f"{via} does not let it through (status {status}). Ask who runs the proxy."
-        if isinstance(reason, urllib.error.HTTPError):
-            return ""  # it answers: a registry, for one, asks who we are
-        if isinstance(reason, socket.gaierror):
-            return f"the name of {via} is not found (DNS). Check the network and the VPN; a company may want its proxy."
-        if isinstance(reason, ssl.SSLCertVerificationError):
-            if platform.system() == "Darwin" and not any(ssl.get_default_verify_paths()[:2]):
-                return "this Python trusts nobody yet: run the 'Install Certificates.command' that came with it."
-            return (
-                f"its TLS certificate is not trusted ({reason.verify_message}). A company's proxy that reads along "
-                "shows its own: save that authority's certificate in this folder and name it in network.ca_certificate."
-            )
-        if isinstance(reason, ConnectionRefusedError):
-            return f"{via} refuses the connection: a wrong port, a program that is down, or a firewall."
-        if isinstance(reason, (socket.timeout, TimeoutError)):
-            return f"{via} does not answer within {NETWORK_PATIENCE} s. A firewall; or a proxy is needed: network.http_proxy."
-        if isinstance(reason, OSError):
-            return f"{via} cannot be reached ({reason.strerror or type(reason).__name__}). Check the network."
-        return f"{via} does not speak HTTP, or its address is not valid."  # which may hold a password
     return ""
 
 

@@ -5,7 +5,11 @@ Environment: http_proxy, https_proxy, no_proxy, pip_index_url and registry_mirro
 images, those that are to be built, with spaces between; base_image, which Docker pulls for that, or nothing; and
 cached, a file that lists what need not be fetched, as a cache has it: the word apt, and images.
 The exit status is 1 when a host does not answer.
+
+tools/doctor.py asks the same way, from the laptop and its Python: 3.8 or newer.
 """
+
+from __future__ import annotations  # for Python 3.8
 
 import http.client
 import os
@@ -23,7 +27,6 @@ from urllib.parse import urlsplit
 
 SETTINGS = dict(os.environ)  # by their names in settings.yml
 TIMEOUT = 15  # seconds
-ANSWERS = {401, 404, 405}  # a host that asks for a login or has no such page is there
 
 
 def apt() -> Iterator[str]:
@@ -39,16 +42,21 @@ def apt() -> Iterator[str]:
 
 
 def pip() -> Iterator[str]:
-    """The package index: the one that is set, or the default of the pip that this machine has, if it has one."""
-    index = SETTINGS.get("pip_index_url")
+    page = index_page(SETTINGS.get("pip_index_url", ""))
+    if page:
+        yield page
+
+
+def index_page(index: str) -> str:
+    """What pip would fetch from an index; without one, from what pip itself has as its default. "" if there is no pip."""
     if not index:
         sys.path += map(str, Path("/usr/share/python-wheels").glob("pip-*.whl"))
         try:
             from pip._internal.models.index import PyPI
         except ImportError:
-            return
+            return ""
         index = PyPI.simple_url
-    yield index.rstrip("/") + "/pip/"
+    return index.rstrip("/") + "/pip/"
 
 
 def registry() -> Iterator[str]:
@@ -96,35 +104,37 @@ def trust() -> ssl.SSLContext:
     return context
 
 
-def proxy_for(url: str) -> str | None:
-    """Where the proxy for a URL listens, without user and password."""
+def trouble(url: str, proxies: dict[str, str], context: ssl.SSLContext, timeout: float) -> str:
+    """Why a URL's host does not answer, and what to do; "" when it does.
+
+    The proxies are those of urllib.request.getproxies(): for each scheme, and as "no" the hosts that need none.
+    No password is in the text.
+    """
+    url = re.sub("//[^/@]*@", "//", url)  # whether there is somebody: no login is needed for that
     parts = urlsplit(url)
-    proxy = urllib.request.getproxies().get(parts.scheme)
-    if not proxy or urllib.request.proxy_bypass(parts.netloc):
-        return None
-    return urlsplit(proxy).netloc.rpartition("@")[2]
-
-
-def trouble(url: str) -> str | None:
-    """Why a URL's host does not answer, and what to do; nothing when it does."""
-    proxy = proxy_for(url)
-    setting = f"network.{urlsplit(url).scheme}_proxy"
-    opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=trust()))
+    if urllib.request.proxy_bypass_environment(parts.netloc, proxies):  # type: ignore[attr-defined]  # typeshed lacks it
+        proxies = {}
+    proxy = proxies.get(parts.scheme, "").rpartition("@")[2].rpartition("//")[2].rstrip("/")
+    setting = f"network.{parts.scheme}_proxy"
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({scheme: value for scheme, value in proxies.items() if value}),
+        urllib.request.HTTPSHandler(context=context),
+    )
     try:
-        opener.open(url, timeout=TIMEOUT).close()
-        return None
-    except (OSError, http.client.HTTPException) as error:
+        opener.open(url, timeout=timeout).close()
+        return ""
+    except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)
         tunnel = re.match(r"Tunnel connection failed: (\d+)", str(reason))  # the proxy's answer, for https
-        status = error.code if isinstance(error, urllib.error.HTTPError) else int(tunnel[1]) if tunnel else None
+        status = error.code if isinstance(error, urllib.error.HTTPError) else int(tunnel[1]) if tunnel else 0
     # Some proxies answer 401 when the password is wrong.
-    if status == 407 or (status == 401 and proxy and (tunnel or url.startswith("http:"))):
+    if status == 407 or (status == 401 and proxy and (tunnel or parts.scheme == "http")):
         return (
             f"The proxy {proxy} wants a user and a password, or others than it was given. Write them into {setting}, "
             "as http://USER:PASSWORD@HOST:PORT, with %XX for each special character."
         )
-    if status in ANSWERS:
-        return None
+    if status in (401, 404, 405) or (0 < status < 500 and not proxy):
+        return ""  # it is there: it asks for a login, or has no such page
     if status and proxy:
         return (
             f"The proxy {proxy} answers {status} for it: it does not reach this host, or does not allow it. Ask those "
@@ -137,6 +147,9 @@ def trouble(url: str) -> str | None:
             f"Its certificate is not trusted ({reason.verify_message}). Behind a proxy that inspects TLS, "
             "save the company's certificate in this folder and name the file in network.ca_certificate."
         )
+    if not isinstance(reason, OSError):
+        what, where = (f"The proxy {proxy}", setting) if proxy else ("It", "its address in the settings")
+        return f"{what} does not speak HTTP, or its address is not valid. Check {where}."
     if proxy:
         return f"The proxy {proxy} cannot be reached ({reason}). Check {setting}."
     if isinstance(reason, socket.gaierror):
@@ -148,14 +161,14 @@ def trouble(url: str) -> str | None:
 
 
 def main(wanted: list[str]) -> int:
+    proxies, context = urllib.request.getproxies(), trust()
     urls: dict[str | None, tuple[str, str]] = {}  # one for each host
     for name in wanted:
         source, what = WHAT[name]
         for url in source():
-            url = re.sub("//[^/@]*@", "//", url)  # whether there is somebody: no login is needed for that
             urls.setdefault(urlsplit(url).hostname, (url, what))
     with ThreadPoolExecutor() as threads:
-        answers = threads.map(trouble, [url for url, _ in urls.values()])
+        answers = threads.map(lambda one: trouble(one[0], proxies, context, TIMEOUT), urls.values())
         lines = [
             f"{host} ({what}) does not answer. {answer}"
             for (host, (_, what)), answer in zip(urls.items(), answers, strict=True)
