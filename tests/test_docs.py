@@ -19,7 +19,7 @@ TRANSLATED = [*LANGUAGES, (ROOT / "docs/architecture.svg", ROOT / "docs/architec
 BLOCK = re.compile(r"^ *```(\w+)\n((?:.*\n)*?) *```$", re.MULTILINE)
 CODE = [ROOT / "Vagrantfile", *ROOT.glob("vagrant/*"), *ROOT.glob("tools/*.py"), *ROOT.glob("ansible/*.yml")]
 CODE += [*ROOT.glob("apps/*/src/*/*.py"), ROOT / "apps/database/start", ROOT / "tools/venv"]
-CODE += [file for file in ROLES.rglob("*") if file.is_file() and file.suffix != ".md"]
+CODE += [file for file in ROLES.rglob("*") if file.is_file() and file.suffix not in (".md", ".pyc")]
 
 
 def name_of(path: Path) -> str:

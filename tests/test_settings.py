@@ -21,9 +21,9 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def read(project: Path, local: str = "") -> subprocess.CompletedProcess[str]:
+def read(project: Path, local: str = "", encoding: str = "utf-8") -> subprocess.CompletedProcess[str]:
     """Read the settings with this settings.local.yml."""
-    (project / "settings.local.yml").write_text(local, encoding="utf-8")
+    (project / "settings.local.yml").write_text(local, encoding=encoding)
     command = ["ruby", "-W", "-rjson", "-r./vagrant/settings", "-e", SCRIPT]
     return subprocess.run(command, check=False, cwd=project, text=True, capture_output=True)
 
@@ -94,6 +94,7 @@ def test_what_is_open_has_a_password_or_somebody_wants_none(project: Path, local
         ("vm: {box: ''}", 'vm.box is ""; it must be a text that is not empty.'),
         ("vm: {box_checksum: abc}", 'vm.box_checksum is "abc"; it must be empty, or the 64 digits'),
         ("libvirt: {driver: xen}", 'libvirt.driver is "xen"; it must be kvm or qemu.'),
+        ("host_ip: 127.0.0.256", 'host_ip is "127.0.0.256"; it must be an IPv4 address'),
         ("host_ip: everywhere", 'host_ip is "everywhere"; it must be an IPv4 address'),
         (
             "host_ip: 0.0.0.0",
@@ -134,6 +135,17 @@ def test_what_is_open_has_a_password_or_somebody_wants_none(project: Path, local
         ("network: {ca_certificate: ../ca.crt}", "it must be empty, or a path inside the project's folder"),
         ("network: {ca_certificate: ca.crt}", 'network.ca_certificate in the settings names "ca.crt", and there is no'),
         ("vm: [", "settings.local.yml is not valid YAML at line"),
+        (
+            "vm:\n  cpus: 1\nhost_ip: 127.0.0.1\nvm:\n  memory: 4096\n",
+            "settings.local.yml has vm twice in one group, at the lines 1 and 4. Write what stands below both under the",
+        ),
+        (
+            "vm: {cpus: 1, memory: 4096, cpus: 2}",
+            "settings.local.yml has cpus twice in one group, at the lines 1 and 1.",
+        ),
+        ("services: {1: {source: a}}", "YAML does not take the key 1 for a text. Put it between quotes."),
+        ("services: {backend: {environment: {NO: 1}}}", "YAML does not take the key false for a text."),
+        ("services: {backend: {environment: {DAY: 2026-12-31}}}", 'Put it between quotes, as in "2026-12-31".'),
         ("- a", "settings.local.yml must hold `key: value` lines"),
     ],
 )
@@ -142,3 +154,16 @@ def test_a_bad_setting_is_named_with_its_value_and_what_is_allowed(project: Path
     assert result.returncode == 1
     assert sentence in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_file_in_another_encoding_is_named(project: Path, encoding: str) -> None:
+    """As PowerShell and old editors write it."""
+    result = read(project, "# João\nvm: {cpus: 1}\n", encoding)
+    assert result.stderr.startswith("settings.local.yml is not written in UTF-8. Save it so:")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_the_mark_of_windows_editors_and_anchors_are_no_mistakes(project: Path) -> None:
+    vm = settings(project, "\ufeffvm: {cpus: &two 2, memory: 4096}\nlibvirt: {box: &name mine, box_url: *name}\n")["vm"]
+    assert (vm["cpus"], vm["memory"]) == (2, 4096)

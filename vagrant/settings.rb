@@ -28,7 +28,8 @@ module Settings
     "vm.box_checksum" => SHA256,
     "libvirt.driver" => [->(v) { %w[kvm qemu].include?(v) }, "kvm or qemu"],
     "libvirt.box" => TEXT, "libvirt.box_url" => TEXT, "libvirt.box_checksum" => SHA256,
-    "host_ip" => [->(v) { v.to_s.match?(/\A\d{1,3}(\.\d{1,3}){3}\z/) }, "an IPv4 address, such as 127.0.0.1"],
+    "host_ip" => [->(v) { v.to_s.match?(/\A\d+(\.\d+){3}\z/) && v.split(".").all? { |n| n.to_i < 256 } },
+                  "an IPv4 address, such as 127.0.0.1"],
     "open_to_the_network_without_password" => SWITCH,
     "data_dir" => NAME, "cache_dir" => INSIDE, "live_reload" => SWITCH,
     "user_id" => [->(v) { v.is_a?(Integer) && v.between?(1, 2**31) }, "a user id above 0 (0 is root)"],
@@ -78,13 +79,32 @@ module Settings
     path = File.expand_path(file, ROOT)
     return {} unless File.exist?(path)
 
-    settings = YAML.safe_load(File.read(path, encoding: "UTF-8")) || {}
+    text = File.read(path, encoding: "UTF-8")
+    raise Error, "#{file} is not written in UTF-8. Save it so: editors ask for the encoding at \"Save as\"." unless text.valid_encoding?
+
+    check_repetition(file, text)
+    settings = YAML.safe_load(text, aliases: true) || {}
     return settings if settings.is_a?(Hash)
 
     raise Error, "#{file} must hold `key: value` lines, as settings.yml does."
   rescue Psych::SyntaxError => e
     raise Error, "#{file} is not valid YAML at line #{e.line}: #{e.problem}. " \
                  "Compare the spaces at the start of that line with settings.yml."
+  rescue Psych::DisallowedClass
+    raise Error, "#{file} has a value that YAML takes for a date or for a name with a colon before it. " \
+                 "Put it between quotes, as in \"2026-12-31\"."
+  end
+
+  # Of two same keys, YAML takes the last and says nothing.
+  def check_repetition(file, text)
+    (YAML.parse(text) || []).grep(Psych::Nodes::Mapping).each do |group|
+      keys = group.children.each_slice(2).map(&:first).grep(Psych::Nodes::Scalar).group_by(&:value)
+      key, (first, second) = keys.find { |_key, places| places.size > 1 }
+      next unless key
+
+      raise Error, "#{file} has #{key} twice in one group, at the lines #{first.start_line + 1} and #{second.start_line + 1}. " \
+                   "Write what stands below both under the first, and remove the second."
+    end
   end
 
   def merge(under, over)
@@ -144,7 +164,13 @@ module Settings
     shown = value.nil? ? "empty" : value.inspect
     raise Error, "The setting #{key} is #{shown}; it must be #{sentence}." unless allowed.call(value)
 
-    value.each { |name, inner| check_key([key, name].compact.join("."), inner) } if group
+    return unless group
+
+    value.each do |name, inner|
+      raise Error, "YAML does not take the key #{name.inspect} for a text. Put it between quotes." unless name.is_a?(String)
+
+      check_key([key, name].compact.join("."), inner)
+    end
   end
 
   def rule_of(key)
