@@ -118,11 +118,13 @@ module Settings
       raise Error, "The setting services.#{name} has no #{missing.first}." if missing.any?
       other = (service["secrets"] || []).map { |s| s.rpartition("/").first }.find { |s| s != "" && !settings["services"].key?(s) }
       raise Error, "The setting services.#{name}.secrets names the service #{other}, and there is none." if other
+      variable = (service["environment"] || {}).keys.find { |key| !key.match?(/\A[A-Za-z_]\w*\z/) }
+      raise Error, "The variable #{variable.inspect} in services.#{name}.environment must be letters, digits and _." if variable
       next if name.match?(/\A[a-z][a-z0-9-]*\z/)
 
       raise Error, "The service name #{name.inspect} must be lower-case letters, digits and hyphens."
     end
-    %w[host_port https_host_port].each do |key|
+    %w[port host_port https_port https_host_port].each do |key|
       twice = settings["services"].filter_map { |_, s| s[key] }.tally.find { |_, count| count > 1 }
       raise Error, "Two services have #{key} #{twice.first}; give each a port of its own." if twice
     end
