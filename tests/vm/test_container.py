@@ -25,6 +25,13 @@ PROBE: dict[str, object] = {"source": "apps/probe", "port": 9000, "host_port": 9
 HEALTH = {"backend": "8080/readyz", "frontend": "8000/healthz", "probe": "9000/"}
 WORKS = 'CMD ["python3", "-m", "http.server", "--directory", "/tmp", "9000"]'
 
+BROKEN = {
+    "which ends at once": ("CMD echo I end at once >&2; exit 3", "I end at once"),
+    "which never answers": ("CMD echo I never answer; exec sleep 600", "I never answer"),
+    "which has nothing for its health path": (WORKS.replace("/tmp", "/none"), '"GET / HTTP/1.0" 404'),
+    "which cannot be built": ("RUN echo I cannot be built; exit 4", "I cannot be built"),
+}
+
 pytestmark = pytest.mark.timeout(1800)  # seconds; a fresh machine installs and builds all
 
 
@@ -168,6 +175,23 @@ def test_a_changed_app_alone_starts_again_and_is_away_once_at_most(machine: Cont
     assert [up for up, _ in itertools.groupby(seen)].count(False) <= 1
 
 
+def test_a_new_service_that_ends_again_and_again_is_not_waited_for(machine: Container) -> None:
+    instructions, log = BROKEN["which ends at once"]
+    write_probe(machine, instructions)
+    list_services(machine, **PROBE)
+    begun = time.monotonic()
+    said = machine.playbook(fails=True)
+    assert time.monotonic() - begun < 120, "half the time that a service has"
+    assert "probe did not become healthy. There is no version before it, so it is stopped." in said
+    assert log in said
+
+
+def test_a_service_that_nothing_says_of_how_it_is_is_told(machine: Container) -> None:
+    write_probe(machine, WORKS)
+    list_services(machine, source=PROBE["source"])
+    assert "probe has no port, and its image no HEALTHCHECK" in machine.playbook(fails=True)
+
+
 def test_a_service_is_added(machine: Container) -> None:
     before = containers(machine)
     write_probe(machine, WORKS)
@@ -176,14 +200,6 @@ def test_a_service_is_added(machine: Container) -> None:
     after = containers(machine)
     assert answers("probe")
     assert {name: after[name] for name in before} == before
-
-
-BROKEN = {
-    "which ends at once": ("CMD echo I end at once >&2; exit 3", "I end at once"),
-    "which never answers": ("CMD echo I never answer; exec sleep 600", "I never answer"),
-    "which has nothing for its health path": (WORKS.replace("/tmp", "/none"), '"GET / HTTP/1.0" 404'),
-    "which cannot be built": ("RUN echo I cannot be built; exit 4", "I cannot be built"),
-}
 
 
 @pytest.mark.parametrize("broken", BROKEN)
