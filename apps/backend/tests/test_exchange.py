@@ -133,14 +133,19 @@ def test_a_file_of_excel_with_a_byte_order_mark_and_windows_line_ends(admin, htt
     assert users(http) == {1: "José"}
 
 
+def test_a_file_of_excel_in_brazil_where_semicolons_separate(admin, http):
+    assert admin("import", "csv", text='\ufeffid;name\r\n1;Souza, Ana\r\n2;"Eva; Leo"\r\n').returncode == 0
+    assert users(http) == {1: "Souza, Ana", 2: "Eva; Leo"}
+
+
 @pytest.mark.parametrize(
     ("form", "text", "words"),
     [
         ("csv", "", "The first line is not id,name"),
         ("csv", "1,Ana\n", "The first line is not id,name"),
-        ("csv", "id;name\n1;Ana\n", "The first line is not id,name"),
-        ("csv", b"id,name\n1,Jos\xe9\n", "is no CSV in UTF-8"),
-        ("csv", 'id,name\n1,"Ana\n', "is no CSV in UTF-8"),
+        ("csv", "id\tname\n1\tAna\n", "The first line is not id,name"),
+        ("csv", b"id,name\n1,Jos\xe9\n", "this is no CSV in UTF-8"),
+        ("csv", 'id,name\n1,"Ana\n', "From line 2 on, this is no CSV in UTF-8"),
         ("json", "", "is no JSON"),
         ("json", "id,name\n1,Ana\n", "is no JSON"),
         ("json", "[" * 100_000, "is no JSON"),

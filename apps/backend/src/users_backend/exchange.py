@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -97,18 +97,25 @@ def _write_csv(users: Iterable[tuple[int, str]], output: TextIO) -> None:
 
 
 def _read_csv(source: TextIO) -> Iterator[Entry]:
-    reader = csv.DictReader(source, restkey="more", strict=True)
+    line = 0  # up to which it was good
     try:
+        heading = source.readline()
+        # Excel writes semicolons wherever the comma stands in numbers, as in Brazil.
+        delimiter = ";" if ";" in heading else ","
+        reader = csv.DictReader(chain([heading], source), restkey="more", delimiter=delimiter, strict=True)
         if sorted(reader.fieldnames or []) != ["id", "name"]:
             raise StoreError("The first line is not id,name, so no user was saved. Write it above the users.")
+        line = reader.line_num
         for values in reader:
             number = str(values["id"])
             # Plain digits alone: int() would also take " 1" and "1_0".
             whole = number.isascii() and number.isdigit() and len(number) < 20
-            yield f"line {reader.line_num}", values | {"id": int(number) if whole else number}
+            line = reader.line_num
+            yield f"line {line}", values | {"id": int(number) if whole else number}
     except (csv.Error, UnicodeError) as error:
         raise StoreError(
-            f"What follows line {reader.line_num} is no CSV in UTF-8 ({error}) and was not saved."
+            f"From line {line + 1} on, this is no CSV in UTF-8 ({error}), and was not saved. "
+            "Excel writes one where its file type is CSV UTF-8."
         ) from error
 
 
