@@ -47,7 +47,7 @@ db: ## ask the database in SQL while it is in use; nothing can be changed
 	@vagrant ssh --command "sudo docker exec --interactive --tty users-backend python -m users_backend.admin db"
 
 export: ## write all users to data/users.csv; with FORMAT=json or FILE=any.csv elsewhere
-	@$(call admin,export $(FILE_FORMAT)) > "$(FILE).part"
+	@$(call admin,export $(FILE_FORMAT)) > "$(FILE).part" || { rm "$(FILE).part"; exit 1; }
 	@mv "$(FILE).part" "$(FILE)"
 	@echo "Written: $(FILE)"
 

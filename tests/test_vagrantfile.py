@@ -60,13 +60,14 @@ def project(tmp_path: Path) -> Path:
     return folder
 
 
-def vagrant(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def vagrant(project: Path, *arguments: str, provider: str = "virtualbox") -> subprocess.CompletedProcess[str]:
     """Run Vagrant with the stand-in and a home of its own."""
     environment = {
         "PATH": f"{project.parent}/bin:{os.environ['PATH']}",
         "HOME": str(project.parent),
         "VAGRANT_HOME": str(project.parent / "home"),
         "VAGRANT_CHECKPOINT_DISABLE": "1",
+        "VAGRANT_DEFAULT_PROVIDER": provider,
         "WITHOUT_COPY": os.environ.get("WITHOUT_COPY", ""),
     }
     command = ["vagrant", "--no-tty", *arguments]
@@ -104,6 +105,33 @@ def port_settings(backend: int, frontend: int) -> str:
 def test_the_vagrantfile_is_valid_for_virtualbox(project: Path) -> None:
     result = vagrant(project, "validate")
     assert "validated successfully" in result.stdout
+    assert result.returncode == 0
+
+
+@pytest.mark.parametrize("command", ["provision", "reload"])
+@pytest.mark.parametrize("provider", ["virtualbox", "libvirt"])
+def test_where_there_is_no_vm_a_command_says_how_to_make_one(project: Path, command: str, provider: str) -> None:
+    result = vagrant(project, command, provider=provider)
+    assert result.stdout.splitlines()[-1] == "There is no VM yet. Run `vagrant up`, which makes it."
+    assert "The stack is up" not in result.stdout
+    assert result.returncode == 1
+
+
+def test_an_export_without_a_vm_leaves_no_file(project: Path) -> None:
+    shutil.copy(ROOT / "Makefile", project)
+    before = {*project.iterdir()}
+    result = subprocess.run(["make", "export", "FILE=users.csv"], check=False, cwd=project, capture_output=True)
+    assert b"VM must be created" in result.stderr
+    assert result.returncode != 0
+    assert {file.name for file in {*project.iterdir()} - before} <= {"data", ".vagrant"}
+
+
+def test_without_virtualbox_and_a_box_it_is_make_up_that_helps(project: Path) -> None:
+    result = vagrant(project, "up", provider="libvirt")
+    assert "there is no box for QEMU yet. Run `make up`, which builds one." in result.stdout
+    assert result.returncode == 1
+    result = vagrant(project, "status", provider="libvirt")
+    assert "not created (libvirt)" in result.stdout
     assert result.returncode == 0
 
 

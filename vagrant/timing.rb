@@ -20,6 +20,8 @@ module Timing
 
   # What the VM has not measured is Vagrant's part: the VM's start, and the way there.
   def report(machine)
+    return unless machine.state.id == :running
+
     all = now - @start
     inside = measured(machine, all.ceil)
     parts = { "Vagrant and the VM" => all - inside.values_at("ansible", "playbook").compact.sum,
