@@ -117,6 +117,13 @@ def test_where_there_is_no_vm_a_command_says_how_to_make_one(project: Path, comm
     assert result.returncode == 1
 
 
+def test_a_folder_for_the_data_that_cannot_be_made_is_named(project: Path) -> None:
+    (project / "settings.local.yml").write_text("data_dir: settings.yml\n")
+    result = vagrant(project, "status")
+    assert f"The folder {project}/settings.yml for the data cannot be made (File exists)." in result.stdout
+    assert result.returncode != 0
+
+
 def test_an_export_without_a_vm_leaves_no_file(project: Path) -> None:
     shutil.copy(ROOT / "Makefile", project)
     before = {*project.iterdir()}

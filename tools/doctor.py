@@ -474,7 +474,7 @@ def check_cache(situation: Situation) -> Iterator[Finding]:
 
 def check_share(situation: Situation) -> Iterator[Finding]:
     """Whether the folder of the database can be used, and nobody else has the file open."""
-    folder = ROOT / situation.settings["data_dir"]
+    folder = ROOT / Path(situation.settings["data_dir"]).expanduser()
     file = folder / "users.db"
     if not folder.exists():
         yield Finding(OK, f"{folder} is made at the first start")

@@ -1,3 +1,4 @@
+require "fileutils"
 require "yaml"
 
 # The settings: settings.yml, then what `make up` found out about this machine,
@@ -73,6 +74,16 @@ module Settings
                    "Put it there, or change the setting. What is in .cache comes from `make up`."
     end
     merged.merge("services" => merged["services"].reject { |_name, service| service["enabled"] == false })
+  end
+
+  # The folder of this computer that is /data in the VM. Raises Error where it cannot be made.
+  def data_folder(settings)
+    folder = File.expand_path(settings["data_dir"], ROOT)
+    FileUtils.mkdir_p(folder)
+    folder
+  rescue SystemCallError => e
+    raise Error, "The folder #{folder} for the data cannot be made (#{e.message.split(' @').first}). " \
+                 "Make it, or change data_dir in the settings."
   end
 
   def read(file)
