@@ -51,7 +51,8 @@ class Machine:
             Path(file["path"]).write_text(file["content"])
             Path(file["path"]).chmod(int(file.get("permissions", "0644"), 8))
 
-        shutil.copytree(ROOT / "ansible", self.project / "ansible")
+        for name in ("ansible", "vagrant"):
+            shutil.copytree(ROOT / name, self.project / name)
         for name in ("ansible.cfg", "settings.yml", ".gitignore"):  # the last: Ansible caches its plugins' bytecode
             shutil.copy(ROOT / name, self.project)
         [play] = yaml.safe_load((ROOT / "ansible/site.yml").read_text())

@@ -372,18 +372,6 @@ def test_the_containers_trust_what_the_machine_trusts(render: Any) -> None:
     ]
 
 
-@pytest.mark.parametrize("enabled", [False, True])
-def test_the_playbook_leaves_out_what_is_not_enabled(render: Any, enabled: bool) -> None:
-    settings = yaml.safe_load((ROOT / "settings.yml").read_text())
-    assert [name for name, each in settings["services"].items() if "enabled" in each] == ["database"]
-    settings["services"]["database"]["enabled"] = enabled
-    [play] = yaml.safe_load((ROOT / "ansible/site.yml").read_text())
-    [task] = [each for each in play["pre_tasks"] if each["name"] == "Read the settings"]
-    names = task["ansible.builtin.set_fact"]["services"].replace("}}", "| list | to_json }}")
-    expected = ["database", "backend", "frontend"] if enabled else ["backend", "frontend"]
-    assert json.loads(render("service", names, read=settings)) == expected
-
-
 @pytest.mark.parametrize("role", ["docker", "machine", "proxy", "service"])
 def test_each_default_is_described_and_the_same_in_the_description(role: str) -> None:
     defaults = yaml.safe_load((ROOT / f"roles/{role}/defaults/main.yml").read_text())

@@ -1,12 +1,16 @@
-"""settings.yml and what may be laid over it: read by the Ruby that the Vagrantfile uses."""
+"""settings.yml and what may be laid over it: read by the Ruby that the Vagrantfile uses, and where Ansible runs."""
 
+import importlib.util
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = "begin; puts Settings.load.to_json; rescue Settings::Error => e; abort e.message; end"
@@ -15,7 +19,8 @@ SCRIPT = "begin; puts Settings.load.to_json; rescue Settings::Error => e; abort 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A copy of what reading the settings needs, with nothing laid over settings.yml yet."""
-    shutil.copytree(ROOT / "vagrant", tmp_path / "vagrant")
+    for name in ("vagrant", "ansible/action_plugins"):
+        shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copy(ROOT / "settings.yml", tmp_path)
     (tmp_path / ".cache").mkdir()
     return tmp_path
@@ -28,15 +33,38 @@ def read(project: Path, local: str = "", encoding: str = "utf-8") -> subprocess.
     return subprocess.run(command, check=False, cwd=project, text=True, capture_output=True)
 
 
+def read_by_ansible(project: Path, local: str = "", encoding: str = "utf-8") -> Any:
+    """The settings as the playbook has them. Raises the plugin's Wrong."""
+    (project / "settings.local.yml").write_text(local, encoding=encoding)
+    spec = importlib.util.spec_from_file_location("read_settings", project / "ansible/action_plugins/read_settings.py")
+    assert spec and spec.loader
+    plugin = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(plugin)
+    return plugin.load(["settings.yml", ".cache/machine.yml", "settings.local.yml"])
+
+
 def settings(project: Path, local: str = "") -> Any:
-    """The settings, which must be good ones."""
+    """The settings, which must be good ones, and the same where Ansible reads them."""
     result = read(project, local)
     assert result.stderr == ""
-    return json.loads(result.stdout)
+    found = json.loads(result.stdout)
+    everything = read_by_ansible(project, local)
+    enabled = {name: each for name, each in everything["services"].items() if each.get("enabled") is not False}
+    assert json.dumps(everything | {"services": enabled}) == json.dumps(found)  # in the same order, too
+    return found
 
 
 def test_the_settings_as_they_stand_are_good(project: Path) -> None:
     assert settings(project)["services"]["frontend"]["host_port"] == 8000
+
+
+def test_an_editor_can_check_them() -> None:
+    schema = json.loads((ROOT / "vagrant/settings.schema.json").read_text())
+    validator = jsonschema.Draft202012Validator(schema)
+    validator.check_schema(schema)
+    validator.validate(yaml.safe_load((ROOT / "settings.yml").read_text()))
+    validator.validate({"services": {"frontend": {"host_port": 8001}}})
+    assert not validator.is_valid({"services": {"frontend": {"hostport": 8001}}})
 
 
 def test_one_key_changes_and_its_neighbours_stay(project: Path) -> None:
@@ -96,29 +124,21 @@ def test_what_is_open_has_a_password_or_somebody_wants_none(project: Path, local
         ("libvirt: {driver: xen}", 'libvirt.driver is "xen"; it must be kvm or qemu.'),
         ("host_ip: 127.0.0.256", 'host_ip is "127.0.0.256"; it must be an IPv4 address'),
         ("host_ip: everywhere", 'host_ip is "everywhere"; it must be an IPv4 address'),
-        (
-            "host_ip: 0.0.0.0",
-            "could read, change and delete users: https.domain is not set. docs/https.md has the steps.",
-        ),
-        ("{host_ip: 0.0.0.0, https: {domain: a.example}}", "https.users_file is not set."),
         ("open_to_the_network_without_password: please", 'is "please"; it must be true or false.'),
         ("https: {domain: 'https://a.example'}", "it must be a name in small letters, such as users.example.com."),
         ("https: {domain: }", "https.domain is empty; it must be a name in small letters"),
-        ("https: {users_file: /etc/people}", "it must be empty, or a path inside the project's folder"),
         ("https: {users_file: people}", 'https.users_file in the settings names "people", and there is no such file'),
         ("https: {max_body: 1MB}", 'https.max_body is "1MB"; it must be a number above 0.'),
-        ("services: {frontend: {https_host_port: 8444}}", "Two services have https_host_port 8444; give each a port"),
         ("user_id: 0", "user_id is 0; it must be a user id above 0 (0 is root)."),
         ("services: {frontend: {host_port: 80000}}", "host_port is 80000; it must be a port number from 1 to 65535."),
         ("services: {frontend: {host_port: '8001'}}", 'host_port is "8001"; it must be a port number'),
-        ("services: {frontend: {host_port: 8080}}", "Two services have host_port 8080; give each a port of its own."),
         ("services: {frontend: {port: 8080}}", "Two services have port 8080; give each a port of its own."),
         ("services: {frontend: {health_path: healthz}}", "it must be a path that starts with /."),
         ("services: {frontend: {environment: {A: [1]}}}", "environment.A is [1]; it must be one line of text"),
         ('services: {frontend: {environment: {A: "1\\n2"}}}', "it must be one line of text, or a number."),
         (
             "services: {frontend: {environment: {MY NAME: Ana}}}",
-            'The variable "MY NAME" in services.frontend.environment must be letters, digits and _.',
+            'The name "MY NAME" in services.frontend.environment must be letters, digits and _.',
         ),
         ("services: {frontend: {secrets: SECRET_KEY}}", "it must be a list of variables"),
         ("services: {frontend: {volumes: [data]}}", "it must be a list of entries with source, target"),
@@ -134,10 +154,9 @@ def test_what_is_open_has_a_password_or_somebody_wants_none(project: Path, local
         ("services: {backend: {secrets: [PGPASSWORD/database]}}", "it must be a list of variables"),
         (
             "services: {Olá: {source: a, port: 1, host_port: 1, health_path: /}}",
-            'The service name "Olá" must be lower-case letters, digits and hyphens.',
+            'The name "Olá" in services must be lower-case letters, digits and hyphens.',
         ),
         ("network: {http_proxy: 'proxy:3128'}", "it must be empty, or an address such as http://host:port."),
-        ("network: {ca_certificate: ../ca.crt}", "it must be empty, or a path inside the project's folder"),
         ("network: {ca_certificate: ca.crt}", 'network.ca_certificate in the settings names "ca.crt", and there is no'),
         ("vm: [", "settings.local.yml is not valid YAML at line"),
         (
@@ -150,11 +169,36 @@ def test_what_is_open_has_a_password_or_somebody_wants_none(project: Path, local
         ),
         ("services: {1: {source: a}}", "YAML does not take the key 1 for a text. Put it between quotes."),
         ("services: {backend: {environment: {NO: 1}}}", "YAML does not take the key false for a text."),
-        ("services: {backend: {environment: {DAY: 2026-12-31}}}", 'Put it between quotes, as in "2026-12-31".'),
+        ("vm: {cpus: 1}\n---\nvm: {memory: 2048}\n", "settings.local.yml has a line `---` in the middle, below which"),
         ("- a", "settings.local.yml must hold `key: value` lines"),
     ],
 )
 def test_a_bad_setting_is_named_with_its_value_and_what_is_allowed(project: Path, local: str, sentence: str) -> None:
+    result = read(project, local)
+    assert result.returncode == 1
+    assert sentence in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    with pytest.raises(Exception, match=re.escape(sentence)) as wrong:
+        read_by_ansible(project, local)
+    assert type(wrong.value).__name__ == "Wrong"
+
+
+@pytest.mark.parametrize(
+    ("local", "sentence"),
+    [
+        (
+            "host_ip: 0.0.0.0",
+            "could read, change and delete users: https.domain is not set. docs/https.md has the steps.",
+        ),
+        ("{host_ip: 0.0.0.0, https: {domain: a.example}}", "https.users_file is not set."),
+        ("https: {users_file: /etc/people}", "it must be empty, or a path inside the project's folder"),
+        ("services: {frontend: {https_host_port: 8444}}", "Two services have https_host_port 8444; give each a port"),
+        ("services: {frontend: {host_port: 8080}}", "Two services have host_port 8080; give each a port of its own."),
+        ("network: {ca_certificate: ../ca.crt}", "it must be empty, or a path inside the project's folder"),
+        ("services: {backend: {environment: {DAY: 2026-12-31}}}", 'Put it between quotes, as in "2026-12-31".'),
+    ],
+)
+def test_what_matters_on_the_laptop_alone(project: Path, local: str, sentence: str) -> None:
     result = read(project, local)
     assert result.returncode == 1
     assert sentence in result.stderr
@@ -167,8 +211,11 @@ def test_a_file_in_another_encoding_is_named(project: Path, encoding: str) -> No
     result = read(project, "# João\nvm: {cpus: 1}\n", encoding)
     assert result.stderr.startswith("settings.local.yml is not written in UTF-8. Save it so:")
     assert len(result.stderr.splitlines()) == 1
+    with pytest.raises(Exception, match="is not written in UTF-8"):
+        read_by_ansible(project, "# João\nvm: {cpus: 1}\n", encoding)
 
 
 def test_the_mark_of_windows_editors_and_anchors_are_no_mistakes(project: Path) -> None:
-    vm = settings(project, "\ufeffvm: {cpus: &two 2, memory: 4096}\nlibvirt: {box: &name mine, box_url: *name}\n")["vm"]
-    assert (vm["cpus"], vm["memory"]) == (2, 4096)
+    found = settings(project, "\ufeffvm: {cpus: 1}\nlibvirt: {box: &name mine, box_url: *name}\n")
+    assert found["vm"]["cpus"] == 1
+    assert found["libvirt"]["box_url"] == "mine"

@@ -90,7 +90,7 @@ def test_a_report_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
 RUBY = """
 require "./vagrant/settings"
 require "./vagrant/timing"
-Machine = Struct.new(:ui, :communicate)
+Machine = Struct.new(:ui, :state, :communicate)
 ui = Object.new
 %w[info warn].each { |level| ui.define_singleton_method(level) { |text| puts "#{level}: #{text}" } }
 guest = Object.new
@@ -103,7 +103,7 @@ Timing.send(:remove_const, :ANSIBLE)
 Timing::ANSIBLE = "./ansible.json"
 Timing.send(:remove_const, :PLAYBOOK)
 Timing::PLAYBOOK = "./playbook.json"
-Timing.report(Machine.new(ui, guest))
+Timing.report(Machine.new(ui, Struct.new(:id).new(:running), guest))
 """
 HERE = "output.call(:stdout, %x[#{command}])"
 

@@ -62,6 +62,11 @@ def project(tmp_path: Path) -> Path:
 
 def vagrant(project: Path, *arguments: str, provider: str = "virtualbox") -> subprocess.CompletedProcess[str]:
     """Run Vagrant with the stand-in and a home of its own."""
+    return run(project, ["vagrant", "--no-tty", *arguments], provider)
+
+
+def run(project: Path, command: list[str], provider: str = "virtualbox") -> subprocess.CompletedProcess[str]:
+    """Run what runs Vagrant, with the same."""
     environment = {
         "PATH": f"{project.parent}/bin:{os.environ['PATH']}",
         "HOME": str(project.parent),
@@ -70,7 +75,6 @@ def vagrant(project: Path, *arguments: str, provider: str = "virtualbox") -> sub
         "VAGRANT_DEFAULT_PROVIDER": provider,
         "WITHOUT_COPY": os.environ.get("WITHOUT_COPY", ""),
     }
-    command = ["vagrant", "--no-tty", *arguments]
     return subprocess.run(
         command, check=False, cwd=project, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -127,8 +131,8 @@ def test_a_folder_for_the_data_that_cannot_be_made_is_named(project: Path) -> No
 def test_an_export_without_a_vm_leaves_no_file(project: Path) -> None:
     shutil.copy(ROOT / "Makefile", project)
     before = {*project.iterdir()}
-    result = subprocess.run(["make", "export", "FILE=users.csv"], check=False, cwd=project, capture_output=True)
-    assert b"VM must be created" in result.stderr
+    result = run(project, ["make", "export", "FILE=users.csv"])
+    assert "VM must be created" in result.stdout
     assert result.returncode != 0
     assert {file.name for file in {*project.iterdir()} - before} <= {"data", ".vagrant"}
 

@@ -19,6 +19,7 @@ from users_frontend.settings import Settings as FrontendSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 ROLES = ROOT / "roles"
+SCHEMA = json.loads((ROOT / "vagrant/settings.schema.json").read_text(encoding="utf-8"))
 REFERENCE = ROOT / "docs/reference.md"
 DRAWING = ROOT / "docs/architecture.dot"
 
@@ -210,14 +211,11 @@ def code(text: object) -> str:
 
 
 def settings() -> Iterator[tuple[str, ...]]:
-    """Each key that vagrant/settings.rb knows, with its default, what is allowed, and its comment in settings.yml."""
+    """Each key of vagrant/settings.schema.json, with its default, what is allowed, and its comment in settings.yml."""
     text = (ROOT / "settings.yml").read_text(encoding="utf-8")
     values = yaml.safe_load(text)
-    ruby = ["ruby", "-rjson", "-r./vagrant/settings", "-e", "puts JSON.generate(Settings::RULES)"]
-    for key, (_, allowed) in json.loads(subprocess.check_output(ruby, cwd=ROOT)).items():
+    for key, allowed in allowed_settings("", SCHEMA):
         group, name = key.split(".")[0], key.split(".")[-1]
-        if name == "[]":  # the variables of a service: its own choice
-            continue
         of_group = re.search(rf"^{group}:.*?(?=^\w|\Z)", text, re.MULTILINE | re.DOTALL)
         # Also where it is but a comment, as in `# memory: 256m   # …`.
         line = rf"((?:^ *# .*\n)*)^ *(?:# )?{name}:(?: +([^#\s]\S*))?.*?(?: # (.*(?:\n {{20,}}# .*)*))?$"
@@ -230,7 +228,17 @@ def settings() -> Iterator[tuple[str, ...]]:
         else:
             each = [values[group] if name == group else values[group][name]]
         shown = list(dict.fromkeys(shown_default(value) for value in each if value is not None))
-        yield code(key.replace("[]", "NAME")), ", ".join(shown) or code(written), allowed, comment
+        yield code(key), ", ".join(shown) or code(written), allowed, comment
+
+
+def allowed_settings(key: str, rule: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is allowed for each key that is no group of others."""
+    rule = SCHEMA["$defs"][rule["$ref"].rpartition("/")[2]] | rule if "$ref" in rule else rule
+    inner = rule.get("properties") or ({"NAME": rule["additionalProperties"]} if key == "services" else {})
+    if not inner:
+        yield key, rule["description"]
+    for name, each in inner.items():
+        yield from allowed_settings(f"{key}.{name}".lstrip("."), each)
 
 
 def shown_default(value: Any) -> str:

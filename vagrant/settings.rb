@@ -1,4 +1,5 @@
 require "fileutils"
+require "json"
 require "yaml"
 
 # The settings: settings.yml, then what `make up` found out about this machine,
@@ -10,52 +11,9 @@ module Settings
   LOCAL = ENV.fetch("SETTINGS_LOCAL", "settings.local.yml")
   FILES = ["settings.yml", ".cache/machine.yml", LOCAL].freeze
 
-  PORT = [->(v) { v.is_a?(Integer) && v.between?(1, 65_535) }, "a port number from 1 to 65535"].freeze
-  SWITCH = [->(v) { [true, false].include?(v) }, "true or false"].freeze
-  ABOVE_0 = [->(v) { v.is_a?(Integer) && v.positive? }, "a number above 0"].freeze
-  TEXT = [->(v) { v.is_a?(String) }, "a text"].freeze
-  NAME = [->(v) { v.is_a?(String) && !v.empty? }, "a text that is not empty"].freeze
-  SHA256 = [->(v) { v.to_s.match?(/\A(\h{64})?\z/) }, "empty, or the 64 digits of a SHA-256"].freeze
-  MAP = [->(v) { v.is_a?(Hash) }, "a group of `key: value` lines, as in settings.yml"].freeze
-  WEB = [->(v) { v == "" || v.to_s.match?(%r{\Ahttps?://[^\s/]+}) }, "empty, or an address such as http://host:port"].freeze
-  INSIDE = [->(v) { v == "" || (v.is_a?(String) && File.expand_path(v, ROOT).start_with?("#{ROOT}/")) },
-            "empty, or a path inside the project's folder (the VM sees nothing else)"].freeze
-
-  # What each key accepts; [] is any name.
-  RULES = {
-    "vm.memory" => [->(v) { v.is_a?(Integer) && v >= 1024 }, "a number of MiB, at least 1024"],
-    "vm.cpus" => [->(v) { v.is_a?(Integer) && v.between?(1, 64) }, "a number from 1 to 64"],
-    "vm.box" => NAME, "vm.box_version" => TEXT, "vm.box_url" => TEXT,
-    "vm.box_checksum" => SHA256,
-    "libvirt.driver" => [->(v) { %w[kvm qemu].include?(v) }, "kvm or qemu"],
-    "libvirt.box" => TEXT, "libvirt.box_url" => TEXT, "libvirt.box_checksum" => SHA256,
-    "host_ip" => [->(v) { v.to_s.match?(/\A\d+(\.\d+){3}\z/) && v.split(".").all? { |n| n.to_i < 256 } },
-                  "an IPv4 address, such as 127.0.0.1"],
-    "open_to_the_network_without_password" => SWITCH,
-    "data_dir" => NAME, "cache_dir" => INSIDE, "live_reload" => SWITCH,
-    "user_id" => [->(v) { v.is_a?(Integer) && v.between?(1, 2**31) }, "a user id above 0 (0 is root)"],
-    "services.[].enabled" => SWITCH,
-    "services.[].source" => NAME, "services.[].port" => PORT, "services.[].host_port" => PORT,
-    "services.[].https_port" => PORT, "services.[].https_host_port" => PORT,
-    "services.[].health_path" => [->(v) { v.to_s.start_with?("/") }, "a path that starts with /"],
-    "services.[].live_command" => [->(v) { v.to_s.match?(%r{\A[\w./:=-]+( [\w./:=-]+)*\z}) },
-                                   "a command of plain words, such as python -m users_backend"],
-    "services.[].environment" => MAP,
-    "services.[].environment.[]" => [->(v) { [String, Integer].any? { |type| v.is_a?(type) } && !v.to_s.include?("\n") },
-                                     "one line of text, or a number"],
-    "services.[].secrets" => [->(v) { v.is_a?(Array) && v.all? { |e| e.to_s.match?(%r{\A([a-z][a-z0-9-]*/)?[A-Z][A-Z0-9_]*\z}) } },
-                              "a list of variables, such as [SECRET_KEY], or [database/PGPASSWORD] for another service's"],
-    "services.[].volumes" => [->(v) { v.is_a?(Array) && v.all? { |e| volume?(e) } },
-                              "a list of entries with source, target (both start with /), and shared, the shared folder that source lies on"],
-    "services.[].replicas" => ABOVE_0,
-    "services.[].memory" => [->(v) { v.to_s.match?(/\A\d+[kmg]\z/) }, "a size such as 256m"],
-    "https.domain" => [->(v) { v.is_a?(String) && v.match?(/\A[a-z0-9.-]*\z/) }, "a name in small letters, such as users.example.com"],
-    "https.users_file" => INSIDE, "https.email" => TEXT, "https.acme_url" => WEB, "https.acme_ca_certificate" => INSIDE,
-    "https.max_body" => ABOVE_0, "https.connections_per_second" => ABOVE_0,
-    "image.base" => NAME, "image.base_archive" => INSIDE,
-    "network.http_proxy" => WEB, "network.https_proxy" => WEB, "network.no_proxy" => TEXT,
-    "network.ca_certificate" => INSIDE, "network.apt_mirror" => WEB, "network.pip_index_url" => WEB, "network.registry_mirror" => WEB
-  }.freeze
+  SCHEMA = JSON.parse(File.read(File.join(__dir__, "settings.schema.json"), encoding: "UTF-8")).freeze
+  # Files that the VM finds in this folder, if at all.
+  IN_THIS_FOLDER = %w[cache_dir image.base_archive network.ca_certificate https.users_file https.acme_ca_certificate].freeze
   # A service has all of these, or none, and then only the other services reach it.
   OF_A_PORT = %w[port host_port health_path].freeze
 
@@ -66,9 +24,13 @@ module Settings
   def load
     merged = FILES.map { |file| read(file) }.reduce { |under, over| merge(under, over) }
     check(merged)
-    %w[image.base_archive network.ca_certificate https.users_file].each do |key|
+    IN_THIS_FOLDER.each do |key|
       file = merged.dig(*key.split("."))
-      next if file == "" || File.file?(File.join(ROOT, file))
+      next if file == ""
+
+      outside = !File.expand_path(file, ROOT).start_with?("#{ROOT}/")
+      raise Error, "The setting #{key} is #{file.inspect}; it must be #{resolve(SCHEMA['$defs']['file'])['description']}." if outside
+      next if key == "cache_dir" || File.file?(File.join(ROOT, file))
 
       raise Error, "#{key} in the settings names #{file.inspect}, and there is no such file in #{ROOT}. " \
                    "Put it there, or change the setting. What is in .cache comes from `make up`."
@@ -93,6 +55,7 @@ module Settings
     text = File.read(path, encoding: "UTF-8")
     raise Error, "#{file} is not written in UTF-8. Save it so: editors ask for the encoding at \"Save as\"." unless text.valid_encoding?
 
+    text = text.delete_prefix("\uFEFF") # Notepad's mark would indent the first line
     check_repetition(file, text)
     settings = YAML.safe_load(text, aliases: true) || {}
     return settings if settings.is_a?(Hash)
@@ -108,7 +71,10 @@ module Settings
 
   # Of two same keys, YAML takes the last and says nothing.
   def check_repetition(file, text)
-    (YAML.parse(text) || []).grep(Psych::Nodes::Mapping).each do |group|
+    document = YAML.parse_stream(text) # all of it: YAML.parse reads until a line `---`
+    raise Error, "#{file} has a line `---` in the middle, below which nothing would count. Remove it." if document.children.size > 1
+
+    document.grep(Psych::Nodes::Mapping).each do |group|
       keys = group.children.each_slice(2).map(&:first).grep(Psych::Nodes::Scalar).group_by(&:value)
       key, (first, second) = keys.find { |_key, places| places.size > 1 }
       next unless key
@@ -123,17 +89,17 @@ module Settings
   end
 
   def check(settings)
-    check_key(nil, settings)
+    check_key(nil, settings, SCHEMA)
     settings["services"].each do |name, service|
       missing = ["source", *(OF_A_PORT if (OF_A_PORT & service.keys).any?)] - service.keys
       raise Error, "The setting services.#{name} has no #{missing.first}." if missing.any?
       other = (service["secrets"] || []).map { |s| s.rpartition("/").first }.find { |s| s != "" && !settings["services"].key?(s) }
       raise Error, "The setting services.#{name}.secrets names the service #{other}, and there is none." if other
-      variable = (service["environment"] || {}).keys.find { |key| !key.match?(/\A[A-Za-z_]\w*\z/) }
-      raise Error, "The variable #{variable.inspect} in services.#{name}.environment must be letters, digits and _." if variable
-      next if name.match?(/\A[a-z][a-z0-9-]*\z/)
+      (service["volumes"] || []).each do |volume|
+        next if volume["shared"].nil? || "#{volume['source']}/".start_with?("#{volume['shared']}/")
 
-      raise Error, "The service name #{name.inspect} must be lower-case letters, digits and hyphens."
+        raise Error, "In services.#{name}.volumes, #{volume['source']} does not lie on the shared folder #{volume['shared']}."
+      end
     end
     %w[port host_port https_port https_host_port].each do |key|
       twice = settings["services"].filter_map { |_, s| s[key] }.tally.find { |_, count| count > 1 }
@@ -168,39 +134,71 @@ module Settings
     end
   end
 
-  # Checks one dotted key (nil: all settings) and the keys below it.
-  def check_key(key, value)
-    group = key.nil? || RULES.keys.any? { |known| known.start_with?("#{rule_of(key)}.") }
-    allowed, sentence = RULES.fetch(rule_of(key.to_s)) { MAP if group }
-    raise Error, "The settings have an unknown key, #{key}. #{suggestion(key)}" unless allowed
-
+  # Checks one dotted key (nil: all settings) and the keys below it; `rule` is the part of SCHEMA for it.
+  def check_key(key, value, rule)
+    rule = resolve(rule)
     shown = value.nil? ? "empty" : value.inspect
-    raise Error, "The setting #{key} is #{shown}; it must be #{sentence}." unless allowed.call(value)
-
-    return unless group
+    raise Error, "The setting #{key} is #{shown}; it must be #{rule['description']}." unless allowed?(value, rule)
+    return unless value.is_a?(Hash)
 
     value.each do |name, inner|
       raise Error, "YAML does not take the key #{name.inspect} for a text. Put it between quotes." unless name.is_a?(String)
 
-      check_key([key, name].compact.join("."), inner)
+      inner_key = [key, name].compact.join(".")
+      inner_rule = rule.fetch("properties", {})[name] || rule["additionalProperties"]
+      raise Error, "The settings have an unknown key, #{inner_key}. #{suggestion(name)}" unless inner_rule
+
+      names = rule["propertyNames"]
+      unless names.nil? || fits?(name, names)
+        raise Error, "The name #{name.inspect} in #{key} must be #{names['description']}."
+      end
+
+      check_key(inner_key, inner, inner_rule)
     end
   end
 
-  def rule_of(key)
-    key.sub(/\A(services)\.[^.]+/, '\1.[]').sub(/(\.environment)\..+\z/, '\1.[]')
+  # Whether a value is what a part of SCHEMA describes. What stands below the keys of a group is not looked at.
+  def allowed?(value, rule)
+    rule = resolve(rule)
+    return rule["enum"].include?(value) if rule["enum"]
+
+    type = { String => "string", Integer => "integer", true.class => "boolean", false.class => "boolean",
+             Array => "array", Hash => "object" }[value.class]
+    return false unless Array(rule["type"]).include?(type)
+
+    case value
+    when String then fits?(value, rule)
+    when Integer then value.between?(rule.fetch("minimum", value), rule.fetch("maximum", value))
+    when Array then value.all? { |item| allowed?(item, rule["items"]) && whole?(item, rule["items"]) }
+    else true
+    end
   end
 
-  def suggestion(key)
+  # Whether an entry of a list has the keys that it must have, no others, and values that are allowed.
+  def whole?(item, rule)
+    return true unless item.is_a?(Hash)
+
+    (rule["required"] - item.keys).empty? && item.all? { |name, value| (inner = rule["properties"][name]) && allowed?(value, inner) }
+  end
+
+  # Ruby's ^ and $ are those of a line.
+  def fits?(text, rule)
+    text.match?(Regexp.new(rule.fetch("pattern", "").sub(/\A\^/, "\\A").sub(/\$\z/, "\\z")))
+  end
+
+  def resolve(rule)
+    rule.key?("$ref") ? SCHEMA["$defs"].fetch(rule["$ref"].delete_prefix("#/$defs/")).merge(rule) : rule
+  end
+
+  def suggestion(name)
     require "did_you_mean"
-    near = DidYouMean::SpellChecker.new(dictionary: RULES.keys.map { |k| k.split(".").last } +
-                                                    RULES.keys.map { |k| k.split(".").first })
-                                   .correct(key.split(".").last).first
+    near = DidYouMean::SpellChecker.new(dictionary: names(SCHEMA)).correct(name).first
     near ? "Did you mean #{near}?" : "The known ones are in settings.yml."
   end
 
-  def volume?(entry)
-    entry.is_a?(Hash) && (entry.keys - %w[source target shared on_each_machine]).empty? &&
-      %w[source target].all? { |key| entry[key].to_s.start_with?("/") } &&
-      (entry["shared"].nil? || "#{entry['source']}/".start_with?("#{entry['shared']}/"))
+  # All that a key may be called.
+  def names(rule)
+    own = rule.fetch("properties", {})
+    own.keys + [*own.values, rule["additionalProperties"]].grep(Hash).flat_map { |inner| names(inner) }
   end
 end

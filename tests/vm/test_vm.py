@@ -405,13 +405,3 @@ def test_https_in_the_vm_is_trusted_after_the_commands_of_the_guide_and_outlives
         run("curl", "-fsS", "--noproxy", "*", "--cacert", "https-root.crt", "-X", "DELETE", url)
     finally:
         (ROOT / "https-root.crt").unlink(missing_ok=True)
-
-
-def test_vagrant_up_without_virtualbox_and_without_a_box_points_to_make_up(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "vagrant", tmp_path / "vagrant")
-    for name in ("Vagrantfile", "settings.yml"):
-        shutil.copy(ROOT / name, tmp_path)
-    command = ["vagrant", "up", "--provider", "libvirt"]
-    result = subprocess.run(command, check=False, cwd=tmp_path, text=True, capture_output=True)
-    assert result.returncode != 0
-    assert "Run `make up`, which builds one." in result.stdout + result.stderr
