@@ -144,8 +144,7 @@ def test_what_is_open_has_a_password_or_somebody_wants_none(project: Path, local
         ("services: {frontend: {volumes: [data]}}", "it must be a list of entries with source, target"),
         ("services: {frontend: {volumes: [{source: /x, target: /x, shared: true}]}}", "the shared folder that source"),
         ("services: {hello: {port: 1}}", "services.hello has no source."),
-        ("services: {hello: {source: apps/hello, host_port: 1}}", "services.hello has no port."),
-        ("services: {hello: {source: apps/hello, port: 1}}", "services.hello has no host_port."),
+        ("services: {hello: {source: apps/hello, port: 1, host_port: 1}}", "services.hello has no health_path."),
         (
             "services: {database: {enabled: perhaps}}",
             'services.database.enabled is "perhaps"; it must be true or false.',
@@ -192,6 +191,8 @@ def test_a_bad_setting_is_named_with_its_value_and_what_is_allowed(project: Path
         ),
         ("{host_ip: 0.0.0.0, https: {domain: a.example}}", "https.users_file is not set."),
         ("https: {users_file: /etc/people}", "it must be empty, or a path inside the project's folder"),
+        ("services: {hello: {source: apps/hello, host_port: 1}}", "services.hello has no port."),
+        ("services: {hello: {source: apps/hello, port: 1}}", "services.hello has no host_port."),
         ("services: {frontend: {https_host_port: 8444}}", "Two services have https_host_port 8444; give each a port"),
         ("services: {frontend: {host_port: 8080}}", "Two services have host_port 8080; give each a port of its own."),
         ("network: {ca_certificate: ../ca.crt}", "it must be empty, or a path inside the project's folder"),

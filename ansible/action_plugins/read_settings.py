@@ -22,7 +22,7 @@ from ansible.plugins.action import ActionBase
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = json.loads((ROOT / "vagrant/settings.schema.json").read_text(encoding="utf-8"))
 TYPES = {str: "string", int: "integer", bool: "boolean", list: "array", dict: "object"}
-OF_A_PORT = ["port", "host_port", "health_path"]  # a service has all of these, or none
+OF_A_PORT = ["port", "health_path"]  # a service has both, or none; host_port is for the laptop
 
 FILES = [
     ("image", "base_archive"),
