@@ -169,6 +169,7 @@ def test_what_is_open_has_a_password_or_somebody_wants_none(project: Path, local
         ("services: {1: {source: a}}", "YAML does not take the key 1 for a text. Put it between quotes."),
         ("services: {backend: {environment: {NO: 1}}}", "YAML does not take the key false for a text."),
         ("vm: {cpus: 1}\n---\nvm: {memory: 2048}\n", "settings.local.yml has a line `---` in the middle, below which"),
+        ("vm: {cpus: *two}", "settings.local.yml is not valid YAML"),
         ("- a", "settings.local.yml must hold `key: value` lines"),
     ],
 )

@@ -64,6 +64,8 @@ module Settings
   rescue Psych::SyntaxError => e
     raise Error, "#{file} is not valid YAML at line #{e.line}: #{e.problem}. " \
                  "Compare the spaces at the start of that line with settings.yml."
+  rescue Psych::BadAlias => e
+    raise Error, "#{file} is not valid YAML: #{e.message}."
   rescue Psych::DisallowedClass
     raise Error, "#{file} has a value that YAML takes for a date or for a name with a colon before it. " \
                  "Put it between quotes, as in \"2026-12-31\"."

@@ -16,7 +16,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 from ansible.plugins.action import ActionBase
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,9 +85,9 @@ def read(name: str) -> dict[str, Any]:
         settings = yaml.safe_load(text) or {}
     except UnicodeDecodeError:
         raise Wrong(f'{name} is not written in UTF-8. Save it so: editors ask for the encoding at "Save as".') from None
-    except yaml.composer.ComposerError:
-        raise Wrong(f"{name} has a line `---` in the middle, below which nothing would count. Remove it.") from None
     except yaml.MarkedYAMLError as error:
+        if "single document" in str(error.context):
+            raise Wrong(f"{name} has a line `---` in the middle, below which nothing would count. Remove it.") from None
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise Wrong(
             f"{name} is not valid YAML at line {line}: {error.problem}. "
