@@ -134,7 +134,7 @@ def test_what_is_open_has_a_password_or_somebody_wants_none(project: Path, local
         ("services: {frontend: {host_port: '8001'}}", 'host_port is "8001"; it must be a port number'),
         ("services: {frontend: {port: 8080}}", "Two services have port 8080; give each a port of its own."),
         ("services: {frontend: {health_path: healthz}}", "it must be a path that starts with /."),
-        ("services: {frontend: {environment: {A: [1]}}}", "environment.A is [1]; it must be one line of text"),
+        ("services: {frontend: {environment: {A: [1]}}}", "it must be one line of text"),
         ('services: {frontend: {environment: {A: "1\\n2"}}}', "it must be one line of text, or a number."),
         (
             "services: {frontend: {environment: {MY NAME: Ana}}}",
@@ -205,6 +205,15 @@ def test_what_matters_on_the_laptop_alone(project: Path, local: str, sentence: s
     assert result.returncode == 1
     assert sentence in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_no_secret_comes_into_the_logs_of_ansible(project: Path) -> None:
+    with pytest.raises(Exception, match="http_proxy is .*@proxy:1.*; it must be") as wrong:
+        read_by_ansible(project, "network: {http_proxy: 'ana:secret@proxy:1'}")
+    assert "secret" not in str(wrong.value)
+    with pytest.raises(Exception, match="environment.KEY is wrong; it must be") as wrong:
+        read_by_ansible(project, "services: {frontend: {environment: {KEY: [secret]}}}")
+    assert "secret" not in str(wrong.value)
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])

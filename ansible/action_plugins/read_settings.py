@@ -23,7 +23,6 @@ ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = json.loads((ROOT / "vagrant/settings.schema.json").read_text(encoding="utf-8"))
 TYPES = {str: "string", int: "integer", bool: "boolean", list: "array", dict: "object"}
 OF_A_PORT = ["port", "health_path"]  # a service has both, or none; host_port is for the laptop
-
 FILES = [
     ("image", "base_archive"),
     ("network", "ca_certificate"),
@@ -126,7 +125,9 @@ def check(key: str, value: Any, rule: dict[str, Any]) -> None:
     """Check one dotted key ("": all settings) and the keys below it; `rule` is the part of SCHEMA for it. Raise Wrong."""
     rule = resolve(rule)
     if not is_allowed(value, rule):
+        # Logs keep this: no variable's value, and no login of an address.
         shown = "empty" if value is None else json.dumps(value, ensure_ascii=False, default=str)
+        shown = "wrong" if ".environment." in key else re.sub(".*@", "***@", shown)
         raise Wrong(f"The setting {key} is {shown}; it must be {rule['description']}.")
     if not isinstance(value, dict):
         return
