@@ -33,6 +33,14 @@ def read(project: Path, local: str = "", encoding: str = "utf-8") -> subprocess.
     return subprocess.run(command, check=False, cwd=project, text=True, capture_output=True)
 
 
+def refusal(project: Path, local: str, encoding: str = "utf-8") -> str:
+    """The one sentence with which these are refused."""
+    result = read(project, local, encoding)
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1
+    return result.stderr
+
+
 def read_by_ansible(project: Path, local: str = "", encoding: str = "utf-8") -> Any:
     """The settings as the playbook has them. Raises the plugin's Wrong."""
     (project / "settings.local.yml").write_text(local, encoding=encoding)
@@ -174,10 +182,7 @@ def test_what_is_open_has_a_password_or_somebody_wants_none(project: Path, local
     ],
 )
 def test_a_bad_setting_is_named_with_its_value_and_what_is_allowed(project: Path, local: str, sentence: str) -> None:
-    result = read(project, local)
-    assert result.returncode == 1
-    assert sentence in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+    assert sentence in refusal(project, local)
     with pytest.raises(Exception, match=re.escape(sentence)) as wrong:
         read_by_ansible(project, local)
     assert type(wrong.value).__name__ == "Wrong"
@@ -196,15 +201,16 @@ def test_a_bad_setting_is_named_with_its_value_and_what_is_allowed(project: Path
         ("services: {hello: {source: apps/hello, port: 1}}", "services.hello has no host_port."),
         ("services: {frontend: {https_host_port: 8444}}", "Two services have https_host_port 8444; give each a port"),
         ("services: {frontend: {host_port: 8080}}", "Two services have host_port 8080; give each a port of its own."),
+        (
+            "services: {frontend: {volumes: [{source: /x, target: /x, shared: /y}]}}",
+            "In services.frontend.volumes, /x does not lie on the shared folder /y.",
+        ),
         ("network: {ca_certificate: ../ca.crt}", "it must be empty, or a path inside the project's folder"),
         ("services: {backend: {environment: {DAY: 2026-12-31}}}", 'Put it between quotes, as in "2026-12-31".'),
     ],
 )
 def test_what_matters_on_the_laptop_alone(project: Path, local: str, sentence: str) -> None:
-    result = read(project, local)
-    assert result.returncode == 1
-    assert sentence in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+    assert sentence in refusal(project, local)
 
 
 def test_no_secret_comes_into_the_logs_of_ansible(project: Path) -> None:
@@ -219,9 +225,8 @@ def test_no_secret_comes_into_the_logs_of_ansible(project: Path) -> None:
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
 def test_a_file_in_another_encoding_is_named(project: Path, encoding: str) -> None:
     """As PowerShell and old editors write it."""
-    result = read(project, "# João\nvm: {cpus: 1}\n", encoding)
-    assert result.stderr.startswith("settings.local.yml is not written in UTF-8. Save it so:")
-    assert len(result.stderr.splitlines()) == 1
+    said = refusal(project, "# João\nvm: {cpus: 1}\n", encoding)
+    assert said.startswith("settings.local.yml is not written in UTF-8. Save it so:")
     with pytest.raises(Exception, match="is not written in UTF-8"):
         read_by_ansible(project, "# João\nvm: {cpus: 1}\n", encoding)
 

@@ -29,7 +29,7 @@ module Settings
       next if file == ""
 
       outside = !File.expand_path(file, ROOT).start_with?("#{ROOT}/")
-      raise Error, "The setting #{key} is #{file.inspect}; it must be #{resolve(SCHEMA['$defs']['file'])['description']}." if outside
+      raise Error, "The setting #{key} is #{file.inspect}; it must be #{SCHEMA.dig('$defs', 'file', 'description')}." if outside
       next if key == "cache_dir" || File.file?(File.join(ROOT, file))
 
       raise Error, "#{key} in the settings names #{file.inspect}, and there is no such file in #{ROOT}. " \
