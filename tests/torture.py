@@ -35,6 +35,7 @@ FRONTEND_TIMEOUT = 5  # seconds, its BACKEND_TIMEOUT
 
 REFUSED = (503, 507)  # their sentence ends with: Nothing was saved.
 NO_ANSWER = 0
+UNKNOWN = (NO_ANSWER, 504)  # it may have been saved, or not
 
 
 def ask(port: int, path: str, form: dict[str, str] | None = None) -> tuple[int, str]:
@@ -90,8 +91,8 @@ class Client:
     """Changes users with ids of its own, one after the other, and keeps what the answers said.
 
     `may_be` has, for each id, the names that its user may have now; None stands for no user. There are two after a
-    change that got no answer. A new user is then sent again until there is an answer, as a person would do it; and
-    no such user is changed any more, because a request may still be on its way.
+    change of which no answer says whether it was saved. A new user is then sent again until one does, as a person
+    would do it; and no such user is changed any more, because a request may still be on its way.
     """
 
     def __init__(self, number: int) -> None:
@@ -121,7 +122,7 @@ class Client:
             self._new = None
             if known == (None,):
                 self._settled.append(user_id)
-        elif status == NO_ANSWER:
+        elif status in UNKNOWN:
             self.may_be[user_id] = (None, name)
         else:
             assert status in REFUSED, f"POST of the new user {user_id} was answered {status}"
@@ -137,7 +138,7 @@ class Client:
         if status in (200, 204):
             self.may_be[user_id] = (name,)
             self.acknowledged += 1
-        elif status == NO_ANSWER:
+        elif status in UNKNOWN:
             self.may_be[user_id] += (name,)
         else:  # 404: the user is lost, and `Stack.count_lost` will find that
             assert status in (404, *REFUSED), f"a change of user {user_id} was answered {status}"
@@ -157,7 +158,7 @@ class Client:
             self._connection.close()
             status = NO_ANSWER
         self.answers[status] += 1
-        if status == NO_ANSWER or status in REFUSED:
+        if status in (*UNKNOWN, *REFUSED):
             time.sleep(1)  # as a person would; a crowd that never waits would slow the VM's start down
         return status
 

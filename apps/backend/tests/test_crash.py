@@ -15,6 +15,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from users_backend import copies
+from users_backend.database import StoreError
 
 pytestmark = pytest.mark.slow
 
@@ -107,8 +109,8 @@ NAMESPACES = ["unshare", "--mount"] + (["--user", "--map-root-user"] if os.getui
 MAY_MOUNT = shutil.which("unshare") and not subprocess.call([*NAMESPACES, "true"], stderr=subprocess.DEVNULL)
 
 
-def mounting(test):
-    """Mark a test that mounts. For a user who is not root it runs in those namespaces."""
+def as_root(test):
+    """Mark a test that mounts or traces. For a user who is not root it runs in those namespaces."""
 
     def again(request, tmp_path):
         result = subprocess.run(
@@ -120,7 +122,9 @@ def mounting(test):
         )
         assert result.returncode == 0, result.stdout
 
-    return pytest.mark.skipif(not MAY_MOUNT, reason="this system lets only root mount")(again if os.getuid() else test)
+    return pytest.mark.skipif(not MAY_MOUNT, reason="this system lets only root do that")(
+        again if os.getuid() else test
+    )
 
 
 @pytest.fixture
@@ -143,7 +147,7 @@ def fill(path):
 FULL = "The disk .*is full. Nothing was saved. Free some space"
 
 
-@mounting
+@as_root
 def test_a_full_disk_fails_writes_keeps_all_rows_and_needs_no_restart(disk, start_server, check_problem):
     def check_full():
         for _ in range(3):
@@ -152,6 +156,8 @@ def test_a_full_disk_fails_writes_keeps_all_rows_and_needs_no_restart(disk, star
             assert server.http.get("/users/1").json() == kept[0]
             assert server.http.get("/users?name=😀&limit=1").json() == kept[:1]
             assert server.http.get("/healthz").text == server.http.get("/readyz").text == "ok"
+            with pytest.raises(StoreError, match=FULL):
+                copies.restore(server.database, copy)
 
     def check_freed():
         filler.unlink()
@@ -161,6 +167,7 @@ def test_a_full_disk_fails_writes_keeps_all_rows_and_needs_no_restart(disk, star
         assert read(server.database, "PRAGMA integrity_check") == [("ok",)]
 
     server = start_server(disk / "users.db")
+    copy = copies.make(server.database).path
     filler = disk / "filler"
     filler.write_bytes(bytes(768 * 1024))
     kept = []
@@ -183,7 +190,7 @@ def test_a_full_disk_fails_writes_keeps_all_rows_and_needs_no_restart(disk, star
     assert "Another program" not in server.log.read_text()
 
 
-@mounting
+@as_root
 def test_a_server_that_starts_on_a_full_disk_says_so_and_recovers(disk, start_server, check_problem):
     fill(disk / "filler")
     server = start_server(disk / "users.db")
@@ -197,6 +204,59 @@ def test_a_server_that_starts_on_a_full_disk_says_so_and_recovers(disk, start_se
     assert server.http.get("/readyz").text == "ok"
     assert server.http.post("/users", json={"id": 1, "name": "Ana"}).status_code == 201
     assert read(server.database) == [(1, "Ana")]
+
+
+@contextlib.contextmanager
+def failing(server, trace, calls, error, number):
+    """One system call of these fails with `error` in the server: the first, the second ... from now on."""
+    with subprocess.Popen(
+        ["strace", "--follow-forks", f"--attach={server.process.pid}", f"--output={trace}", f"--trace={calls}"]
+        + [f"--inject={calls}:error={error}:when={number}"],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as strace:
+        assert "attached" in strace.stderr.readline()
+        yield
+        strace.send_signal(signal.SIGINT)
+
+
+@as_root
+@pytest.mark.parametrize(
+    ("calls", "error", "statuses"),
+    [
+        ("pwrite64", "EIO", {503}),  # into the journal, then into the file
+        ("pwrite64", "ENOSPC", {507}),
+        ("fsync,fdatasync", "EIO", {504}),
+        ("ftruncate", "EIO", {504}),  # of the journal: this is what commits
+        ("fcntl", "ENOLCK", {503, 504}),  # the locks, and giving them back
+    ],
+)
+def test_wherever_the_system_fails_a_change_the_answer_tells_the_truth(start_server, tmp_path, calls, error, statuses):
+    server = start_server(COPIES_KEPT="0,0,0")
+    assert server.http.post("/users", json={"id": 1000, "name": "Ana"}).status_code == 201
+    trace = tmp_path / "trace"
+    seen = set()
+    saved_all_the_same = 0
+    for number in itertools.count(1):
+        with failing(server, trace, calls, error, number):
+            answer = server.http.post("/users", json={"id": number, "name": "Bia"})
+        if "INJECTED" not in trace.read_text():
+            break
+        saved = (number, "Bia") in read(server.database)
+        if answer.status_code == 201:
+            assert saved
+        else:
+            seen.add(answer.status_code)
+            detail = answer.json()["detail"]
+            assert ("not known whether it was saved" if answer.status_code == 504 else "Nothing was saved") in detail
+            assert answer.status_code == 504 or not saved
+            saved_all_the_same += saved
+        assert server.http.get(f"/users/{number}").status_code == (200 if saved else 404)
+    assert seen == statuses
+    # Else the 504 would be too much of caution, and this test would not reach the last step.
+    assert saved_all_the_same or calls not in ("fsync,fdatasync", "fcntl")
+    assert answer.status_code == 201
+    assert read(server.database, "PRAGMA integrity_check") == [("ok",)]
 
 
 @contextlib.contextmanager

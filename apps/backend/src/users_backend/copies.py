@@ -21,9 +21,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
-from users_backend.database import MIGRATIONS, Damaged, Database, InUse, StoreError, damaged, explain, hold
+from users_backend.database import (
+    MIGRATIONS,
+    Damaged,
+    Database,
+    InUse,
+    StoreError,
+    damaged,
+    explain,
+    hold,
+    open_connection,
+    uri,
+)
 from users_backend.settings import Server
 
 if TYPE_CHECKING:
@@ -162,9 +172,8 @@ def check(path: Path, source: Path) -> int:
 
 
 def connect(path: Path, mode: str = "rw") -> sqlite3.Connection:
-    """Open a file that exists. Raise sqlite3.Error."""
-    uri = f"file:{quote(str(path))}?mode={mode}"
-    return sqlite3.connect(uri, uri=True, timeout=LOCK_SECONDS, isolation_level=None)
+    """Open a file, by default one that exists. Raise sqlite3.Error."""
+    return open_connection(path, mode, timeout=LOCK_SECONDS)
 
 
 def reader(database: Path | Server) -> "Connection":
@@ -282,14 +291,14 @@ def _exchange(database: Path, restored: Path, work: Path) -> Path:
     """Put other rows into a database, in one transaction; the copy of those before."""
     with explained(database), closing(connect(database)) as connection:
         connection.execute("PRAGMA journal_mode = TRUNCATE")
-        connection.execute("ATTACH ? AS restored", [str(restored)])
+        connection.execute("ATTACH ? AS restored", [uri(restored, "ro")])
         connection.execute("BEGIN IMMEDIATE")  # from here on nobody else writes, so that the copy misses nothing
         kept = _make(database, BEFORE_RESTORE, work).path
         require_present_schema(connection, database)
         for [table] in connection.execute("SELECT name FROM restored.sqlite_schema WHERE type = 'table'").fetchall():
             connection.execute(f"DELETE FROM main.{table}")
             connection.execute(f"INSERT INTO main.{table} SELECT * FROM restored.{table}")
-        connection.execute("COMMIT")
+        connection.commit()
         return kept
 
 

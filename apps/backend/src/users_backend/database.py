@@ -1,6 +1,7 @@
 """Opening the SQLite file: checks, exclusive lock, durability, schema."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import sqlite3
@@ -48,6 +49,37 @@ class Damaged(StoreError):
     """The file is no whole SQLite database."""
 
 
+class Connection(sqlite3.Connection):
+    """A connection, in which each statement is a transaction of its own until BEGIN."""
+
+    path: Path
+
+    def commit(self) -> None:
+        """End a transaction. Raise Unknown when nobody can say whether it was saved."""
+        try:
+            super().commit()
+        except sqlite3.Error as error:
+            # What fails after all writes may be the last step, with which all is saved; SQLite does not say which.
+            if _code(error) == sqlite3.SQLITE_IOERR and error.sqlite_errorcode != sqlite3.SQLITE_IOERR_WRITE:
+                raise unknown(self.path, error) from error
+            raise
+
+
+def open_connection(path: Path, mode: str, *, timeout: float) -> Connection:
+    """Open a file; with the mode `rwc`, one that need not exist. Raise sqlite3.Error.
+
+    `timeout` is how many seconds to wait for what others have locked.
+    """
+    connection = sqlite3.connect(uri(path, mode), uri=True, timeout=timeout, isolation_level=None, factory=Connection)
+    connection.path = path
+    return connection
+
+
+def uri(path: Path, mode: str) -> str:
+    """A file as SQLite knows it. Source: https://sqlite.org/uri.html"""
+    return f"{path.absolute().as_uri()}?mode={mode}"
+
+
 class Database:
     """An open database file that no other backend process has open."""
 
@@ -78,7 +110,7 @@ class Database:
             raise _removed(path)
         with contextlib.ExitStack() as stack:
             stack.enter_context(hold(path))
-            self.connection = sqlite3.connect(path, timeout=0, isolation_level=None)
+            self.connection = open_connection(path, "rwc", timeout=0)
             stack.enter_context(contextlib.closing(self.connection))
             self._path, self._identity = path, _identity(path)
             self._version: int = self._ask("PRAGMA data_version")
@@ -196,11 +228,9 @@ def explain(error: Exception, path: Path) -> StoreError:
         return type(error)(str(error))
     if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_DBMOVED:
         return moved(path)
+    if _code(error) == sqlite3.SQLITE_FULL or getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(f"The disk of the database {path} is full. Nothing was saved. Free some space and try again.")
     match _code(error):
-        case sqlite3.SQLITE_FULL:
-            return DiskFull(
-                f"The disk of the database {path} is full. Nothing was saved. Free some space and try again."
-            )
         case sqlite3.SQLITE_NOTADB:
             return Damaged(
                 f"The file {path} is not a SQLite database. `make restore` lists the copies that can take its place; "
@@ -222,6 +252,14 @@ def moved(path: Path) -> StoreError:
     """The error for a change to a file that has meanwhile lost its place."""
     return StoreError(
         f"The database {path} was removed or replaced at this very moment. Nothing was saved in its place. Try again."
+    )
+
+
+def unknown(path: Path, error: Exception) -> Unknown:
+    """The error for a change that failed when it may have been saved already."""
+    return Unknown(
+        f"The database {path} went out of reach while the change was being saved ({error}), so it is not known "
+        "whether it was saved. Read the user, or send the change again."
     )
 
 

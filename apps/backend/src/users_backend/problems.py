@@ -114,7 +114,7 @@ _WHEN = {
     421: "The request calls this server by a name that is not its own",
     422: "The request is not valid; `errors` names the fields",
     503: "The database cannot be used, or too many requests wait; try again later",
-    504: "The connection to the PostgreSQL server broke; it is not known whether the change was saved",
+    504: "The database went out of reach while the change was being saved; it is not known whether it was saved",
     507: "The disk is full; nothing was saved",
 }
 

@@ -13,6 +13,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from users_backend.database import (
     is_locked,
     leaves_file_usable,
     moved,
+    unknown,
 )
 from users_backend.settings import Server
 from users_backend.users import MAX_ID, User, fold
@@ -317,13 +319,16 @@ class Store(Lane, Users):
                 logger.warning(CHANGED, self.path)
                 self._database.recheck()
             results = [_execute(connection, statement) for statement in group]
-            connection.execute("COMMIT")
+            if writes:
+                connection.commit()
+            else:
+                connection.rollback()
+        except Unknown as error:
+            with suppress(Exception):  # no other one may deny what was perhaps saved
+                self._undo(error)
+            raise
         except Exception as error:
-            if self._database:
-                self._database.connection.rollback()
-                # The next group opens the file again, and so recovers by itself when the cause is gone.
-                if not leaves_file_usable(error):
-                    self._close()
+            self._undo(error)
             raise
         if writes:
             # What is acknowledged was at the path after its COMMIT. A file that loses its place later, or that
@@ -333,14 +338,19 @@ class Store(Lane, Users):
             try:
                 lost = self._look()
             except OSError as error:
-                raise Unknown(
-                    f"The database {self.path} went out of reach while the change was being saved ({error}), so it is "
-                    "not known whether it was saved. Read the user, or send the change again."
-                ) from error
+                raise unknown(self.path, error) from error
             if lost:
                 raise moved(self.path)
             self._on_commit(len(group))
         return results
+
+    def _undo(self, error: Exception) -> None:
+        """End a transaction that failed. Raise what stands in the way."""
+        if self._database:
+            self._database.connection.rollback()
+            # The next group opens the file again, and so recovers by itself when the cause is gone.
+            if not leaves_file_usable(error):
+                self._close()
 
     def _look(self) -> bool:
         """Whether the open file is no longer at the path; it is then kept as a copy and closed. Raise StoreError."""
