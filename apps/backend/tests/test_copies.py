@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -23,10 +24,10 @@ from users_backend.copies import HOURLY, Copy, Hourly, Kept
 from users_backend.database import Database, StoreError
 
 
-def admin(server, *arguments):
-    """Run the program as a person does, beside the running server."""
+def admin(server, *arguments, under=()):
+    """Run the program as a person does, beside the running server, or under another program."""
     return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "users_backend.admin", *arguments],
+        [*under, sys.executable, "-W", "error", "-m", "users_backend.admin", *arguments],
         env={"PYTHONPATH": ":".join(sys.path), **server.settings},
         capture_output=True,
         text=True,
@@ -239,6 +240,59 @@ def test_a_lost_database_comes_back(start_server):
     server.database.unlink()
     assert admin(server, "restore", "newest").stdout.endswith("are back.\n")
     assert start_server().http.get("/users").json() == [{"id": 1, "name": "Ana"}]
+
+
+def holds(path):
+    """The ids in a database; or why there are none."""
+    try:
+        return ids(path) if path.exists() else "lost"
+    except sqlite3.DatabaseError as error:
+        return str(error)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("strace"), reason="needs strace")
+@pytest.mark.parametrize("call", ["fsync", "fdatasync"])
+@pytest.mark.parametrize("state", ["there", "lost", "damaged"])
+def test_wherever_the_disk_fails_a_restore_it_tells_the_truth_and_at_the_end_all_is_on_the_disk(
+    start_server, tmp_path, state, call
+):
+    server = start_server()
+    server.http.post("/users", json={"id": 1, "name": "Ana"})
+    copy = copies.make(server.database).path.name
+    server.http.post("/users", json={"id": 2, "name": "Bia"})
+    server.stop()
+    content = server.database.read_bytes()
+    if state == "damaged":
+        content = content[:4096] + b"\xff" * 4096
+    trace = tmp_path / "trace"
+    for number in itertools.count(1):
+        for file in tmp_path.glob("users.db*"):
+            file.unlink()
+        if state != "lost":
+            server.database.write_bytes(content)
+        before = holds(server.database)
+        strace = ["strace", "-f", "-y", "-s", "500", f"--output={trace}", "--trace=rename,fsync,fdatasync"]
+        result = admin(server, "restore", copy, under=[*strace, f"--inject={call}:error=EIO:when={number}"])
+        after = holds(server.database)
+        if result.returncode == 0:
+            assert after == {1}
+        elif "not known whether it was saved" in result.stderr:
+            assert after in (before, {1})
+        else:
+            assert "Nothing was saved" in result.stderr
+            assert after == before
+        if "INJECTED" not in trace.read_text():
+            break
+    assert result.returncode == 0
+    # What gets a name is on the disk before, and its name after.
+    calls = re.findall(r'(fsync|rename)\((?:\d+<(.+?)>|"(.+?)", "(.+?)")\)', trace.read_text())
+    named = [index for index, each in enumerate(calls) if each[0] == "rename"]
+    assert named
+    for index in named:
+        _, _, old, new = calls[index]
+        assert calls[index - 1][:2] == ("fsync", old)
+        assert calls[index + 1][:2] == ("fsync", str(Path(new).parent))
 
 
 def test_without_a_database_or_a_copy_it_says_what_to_do(start_server):

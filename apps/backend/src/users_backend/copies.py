@@ -274,16 +274,13 @@ def _pack(database: Path | Server, why: str, work: Path) -> Copy:
     """Make a copy of `copy.db`."""
     plain, packed = work / "copy.db", work / "copy.db.gz"
     users = check(plain, database if isinstance(database, Path) else plain)
-    with plain.open("rb") as source, packed.open("wb") as target:
-        with gzip.GzipFile("", "wb", 6, target) as gzipped:
-            shutil.copyfileobj(source, gzipped, 1 << 20)
-        target.flush()
-        os.fsync(target.fileno())
+    with plain.open("rb") as source, gzip.open(packed, "wb", 6) as target:
+        shutil.copyfileobj(source, target, 1 << 20)
     others = {copy.made for copy in find(database)}
     while (made := datetime.now(UTC).replace(microsecond=0)) in others:
         time.sleep(0.1)
     path = folder(database) / f"users-{made.strftime(_TIME)}-{users}{why and '-' + why}.db.gz"
-    packed.replace(path)
+    _name(packed, path)
     return Copy(path, made, users, why)
 
 
@@ -360,22 +357,35 @@ def _replace_damaged(database: Path, restored: Path) -> Path:
         ) from error
 
 
-def _put(restored: Path, database: Path) -> None:
-    """Make a file the database, whole or not at all: the copies may lie on another disk."""
-    new = database.with_name(f"{database.name}.new")
-    with restored.open("rb") as source, new.open("wb") as target:
-        shutil.copyfileobj(source, target, 1 << 20)
-        target.flush()
-        os.fsync(target.fileno())
-    new.replace(database)
+def _put(source: Path, target: Path) -> None:
+    """Copy a file, whole or not at all: the copies may lie on another disk."""
+    new = target.with_name(f"{target.name}.new")
+    shutil.copyfile(source, new)
+    _name(new, target)
+
+
+def _name(file: Path, path: Path) -> None:
+    """Give a file its name in the same folder tree when all of it is on the disk; then the name is there, too."""
+    _sync(file)
+    file.replace(path)
+    with suppress(OSError):  # some shared folders cannot, which SQLite bears, too
+        _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _set_aside(database: Path) -> Path:
     """Copy a damaged file as it is, with its journal."""
     kept = folder(database) / f"users-{datetime.now(UTC).strftime(_TIME)}-damaged.db"
-    shutil.copyfile(database, kept)
+    _put(database, kept)
     if _journal(database).exists():
-        shutil.copyfile(_journal(database), _journal(kept))
+        _put(_journal(database), _journal(kept))
     return kept
 
 
