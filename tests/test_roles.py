@@ -471,6 +471,8 @@ def test_services_are_brought_live_at_the_same_time_each_with_its_version(render
 
 
 def test_a_secret_is_made_once_and_before_any_service_starts(render: Any, tmp_path: Path) -> None:
+    (tmp_path / "etc/two").mkdir(parents=True)
+    (tmp_path / "etc/two/secret.PASSWORD").touch(0o600)  # as a full disk leaves it
     for _ in range(2):
         assert bring_live(render, tmp_path, f"cat {tmp_path}/etc/two/secret.PASSWORD >> {tmp_path}/read").stderr == ""
     read = (tmp_path / "read").read_text().splitlines()
