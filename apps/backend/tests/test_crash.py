@@ -21,6 +21,7 @@ from users_backend.database import StoreError
 pytestmark = pytest.mark.slow
 
 PARTIES = 16  # that write, or read, at the same time
+SOON = 4  # seconds: store.LOCK_SECONDS, and what a busy computer makes of them
 
 
 def read(path, query="SELECT id, name FROM users"):
@@ -286,7 +287,7 @@ def test_while_another_program_holds_the_file_for_10_seconds_writes_are_told_to_
             response = server.http.post("/users", json={"id": user_id, "name": "Bia"})
             check_problem(response, 503, "Another program holds.*Nothing was saved. Close that program")
             assert response.headers["retry-after"] == "1"
-            assert response.elapsed.total_seconds() < 2
+            assert response.elapsed.total_seconds() < SOON
 
     with foreign_lock(server.database, "BEGIN IMMEDIATE", CHANGE), ThreadPoolExecutor(PARTIES) as pool:
         end = time.monotonic() + 10
@@ -310,7 +311,7 @@ def test_while_another_program_holds_the_file_for_10_seconds_writes_are_told_to_
     assert read(server.database) == [(1, "Ana"), (2, "Eva")]
 
 
-def test_a_program_that_keeps_even_readers_out_delays_nobody_for_two_seconds(start_server, check_problem):
+def test_a_program_that_keeps_even_readers_out_delays_nobody_for_long(start_server, check_problem):
     server = start_server(LOG_LEVEL="error")
     server.http.post("/users", json={"id": 1, "name": "Ana"})
 
@@ -318,7 +319,7 @@ def test_a_program_that_keeps_even_readers_out_delays_nobody_for_two_seconds(sta
         response = server.http.request(method, path, json=json)
         check_problem(response, 503, "Another program holds")
         assert response.headers["retry-after"] == "1"
-        assert response.elapsed.total_seconds() < 2
+        assert response.elapsed.total_seconds() < SOON
 
     with foreign_lock(server.database, "BEGIN EXCLUSIVE"), ThreadPoolExecutor() as pool:
         end = time.monotonic() + 3
