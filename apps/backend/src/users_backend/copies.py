@@ -365,7 +365,7 @@ def _put(source: Path, target: Path) -> None:
 
 
 def _name(file: Path, path: Path) -> None:
-    """Give a file its name in the same folder tree when all of it is on the disk; then the name is there, too."""
+    """Rename a file once all of it is on the disk; then bring the name there, too."""
     _sync(file)
     file.replace(path)
     with suppress(OSError):  # some shared folders cannot, which SQLite bears, too

@@ -322,7 +322,7 @@ class Store(Lane, Users):
             if writes:
                 connection.commit()
             else:
-                connection.rollback()
+                connection.rollback()  # what only read has nothing to save
         except Unknown as error:
             with suppress(Exception):  # no other one may deny what was perhaps saved
                 self._undo(error)
