@@ -26,8 +26,8 @@ ALLOWED = {
     "PORT": "a whole number from 1 to 65535",
     "ALLOWED_HOSTS": "host names that browsers and programs may call this server by, with commas between; "
     "IP addresses need not be listed",
-    "COPIES_KEPT": "of the copies of the database that are made every hour, how many hourly, daily and weekly ones "
-    "to keep, such as 24,7,4; 0,0,0 makes none",
+    "COPIES_KEPT": "three numbers: how many hourly, daily and weekly ones to keep of the copies of the database that are "
+    "made every hour, such as 24,7,4; 0,0,0 makes none",
     "COPIES_DIR": "the absolute path of the folder for copies of a PostgreSQL database; those of a SQLite file lie in "
     "the folder backups beside it",
     "LOG_LEVEL": "one of debug, info, warning, error",
