@@ -63,11 +63,14 @@ def service() -> Iterator[int]:
         server.shutdown()
 
 
+def line(password: str) -> list[str]:
+    """What the guide's command writes into the file of who may enter."""
+    return subprocess.check_output(["htpasswd", "-niB", "ana"], input=password, text=True).split()
+
+
 @pytest.fixture(scope="module")
 def users() -> list[str]:
-    """What the guide's command writes into the file of who may enter."""
-    command = ["htpasswd", "-niB", "ana"]
-    return subprocess.check_output(command, input=PASSWORD, text=True).split()
+    return line(PASSWORD)
 
 
 class Proxy:
@@ -197,6 +200,12 @@ def test_who_has_no_password_gets_nothing_and_who_has_one_gets_the_service(proxy
     assert (status, path, headers["Host"]) == (200, "/users?limit=1", "localhost")
     assert headers["X-Forwarded-Proto"] == "https"
     assert "Authorization" not in headers, "the service needs not know the password"
+
+
+def test_a_changed_password_is_one_more_line(proxy: Proxy, users: list[str]) -> None:
+    assert proxy.start(**LOCAL, proxy_users=line("the old one") + users) == ""
+    assert proxy.ask(login="ana:the old one")[0] == 401
+    assert proxy.ask(login=f"ana:{PASSWORD}")[0] == 200
 
 
 def test_a_body_above_the_limit_is_refused_and_one_below_is_not(proxy: Proxy) -> None:
@@ -373,13 +382,13 @@ def play(tmp_path: Path) -> Callable[..., str]:
     [
         ("host_ip: 0.0.0.0", "https.domain is not set. docs/https.md has the steps."),
         (f"{{host_ip: 0.0.0.0, https: {{domain: {DOMAIN}}}}}", "https.users_file is not set."),
-        (f"{{host_ip: 10.0.0.1, https: {{domain: {DOMAIN}, users_file: FILE}}}}", "has no line NAME:HASH with a hash"),
+        (f"{{host_ip: 10.0.0.1, https: {{domain: {DOMAIN}, users_file: FILE}}}}", "people names nobody."),
     ],
 )
 def test_the_play_opens_no_door_without_https_and_a_password(
     play: Callable[..., str], tmp_path: Path, settings: str, sentence: str
 ) -> None:
-    (tmp_path / "people").write_text("ana:in-plain-words\n")
+    (tmp_path / "people").write_text("# our team\n")
     said = " ".join(play(settings.replace("FILE", str(tmp_path / "people"))).split())
     assert "so that whoever is in the network could read, change and delete users:" in said
     assert sentence in said
@@ -397,8 +406,30 @@ def test_the_play_opens_no_door_without_https_and_a_password(
 def test_the_play_goes_on_with_a_password_or_where_the_person_wants_none(
     play: Callable[..., str], tmp_path: Path, users: list[str], settings: str
 ) -> None:
-    (tmp_path / "people").write_text("\n".join(["# our team", *users, ""]))
+    (tmp_path / "people").write_text("\ufeff" + "\r\n".join([*users, "", "# our team"]))  # as Windows writes it
     assert "failed=0" in play(settings.replace("FILE", str(tmp_path / "people")))
+
+
+@pytest.mark.parametrize("wrong", ["bia:in-plain-words", "bia:$apr1$7bV4GbKL$m1lbYeQHdcIe5yBMt3iT91", "Ana Bia:HASH"])
+def test_a_line_that_would_let_nobody_in_is_named_and_not_shown(
+    play: Callable[..., str], tmp_path: Path, users: list[str], wrong: str
+) -> None:
+    wrong = wrong.replace("HASH", users[0].partition(":")[2])
+    (tmp_path / "people").write_text("\n".join(["# our team", *users, wrong, wrong]))
+    said = " ".join(play(f"https: {{domain: {DOMAIN}, users_file: {tmp_path / 'people'}}}").split())
+    assert f"Line 3 of {tmp_path / 'people'} is not NAME:HASH with a hash made by bcrypt" in said
+    assert wrong.partition(":")[2] not in said
+    assert "failed=1" in said
+
+
+def test_the_vaults_password_is_asked_for_where_it_is_missing(
+    play: Callable[..., str], tmp_path: Path, users: list[str]
+) -> None:
+    people = tmp_path / "people"
+    people.write_text("$ANSIBLE_VAULT;1.1;AES256\n6161\n")
+    said = " ".join(play(f"https: {{domain: {DOMAIN}, users_file: {people}}}").split())
+    assert "no vault secrets found" in said
+    assert "failed=1" in said
 
 
 def test_a_file_that_ansible_vault_encrypts_is_read(play: Callable[..., str], tmp_path: Path, users: list[str]) -> None:
