@@ -14,6 +14,7 @@ import pytest
 from machine import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
+PATH = "/healthz?full=1"
 RUBY = """
 require "pathname"
 require "./vagrant/settings"
@@ -42,7 +43,7 @@ def project(tmp_path: Path) -> Path:
 
 def wait(project: Path, port: int) -> str:
     """What is said after the wait for a service on this port."""
-    services = f"services: {{backend: {{host_port: {port}}}, frontend: {{enabled: false}}}}\n"
+    services = f"services: {{backend: {{host_port: {port}, health_path: {PATH}}}, frontend: {{enabled: false}}}}\n"
     (project / "settings.local.yml").write_text(services)
     nowhere = {"http_proxy": "http://127.0.0.1:9", "no_proxy": ""}
     command, environment = ["ruby", "-e", RUBY], os.environ | nowhere
@@ -57,7 +58,7 @@ def service(port: int, status: int, after: float = 0) -> Iterator[None]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(status if self.path == "/healthz" else 404)
+            self.send_response(status if self.path == PATH else 404)
             self.end_headers()
 
     def serve() -> None:
@@ -81,18 +82,18 @@ def service(port: int, status: int, after: float = 0) -> Iterator[None]:
 def test_a_service_that_is_still_starting_is_waited_for(project: Path) -> None:
     port = free_port()
     with service(port, 200, after=2):
-        assert wait(project, port) == f"Waiting until backend answers at http://127.0.0.1:{port}/healthz ...\n"
+        assert wait(project, port) == f"Waiting until backend answers at http://127.0.0.1:{port}{PATH} ...\n"
         assert wait(project, port) == ""
 
 
 def test_a_service_that_does_not_answer_is_told_with_what_to_do(project: Path) -> None:
     port = free_port()
     said = wait(project, port)
-    assert f"\nThe VM runs, but backend does not answer at http://127.0.0.1:{port}/healthz (" in said
+    assert f"\nThe VM runs, but backend does not answer at http://127.0.0.1:{port}{PATH} (" in said
     assert "Connection refused" in said
     assert '(vagrant ssh --command "sudo journalctl --unit users-backend --lines 50")' in said
     with service(port, 503):
-        assert "/healthz (it says 503). " in wait(project, port)
+        assert f"{PATH} (it says 503). " in wait(project, port)
 
 
 def test_a_vm_without_services_yet_is_not_asked(project: Path) -> None:

@@ -141,7 +141,9 @@ def test_what_is_open_has_a_password_or_somebody_wants_none(project: Path, local
         ("services: {frontend: {host_port: 80000}}", "host_port is 80000; it must be a port number from 1 to 65535."),
         ("services: {frontend: {host_port: '8001'}}", 'host_port is "8001"; it must be a port number'),
         ("services: {frontend: {port: 8080}}", "Two services have port 8080; give each a port of its own."),
-        ("services: {frontend: {health_path: healthz}}", "it must be a path that starts with /."),
+        ("services: {frontend: {health_path: healthz}}", "it must be a path that starts with /, of letters"),
+        ("services: {frontend: {health_path: /a&b}}", "it must be a path that starts with /, of letters"),
+        ("services: {frontend: {source: meus apps}}", 'is "meus apps"; it must be a folder of this project'),
         ("services: {frontend: {environment: {A: [1]}}}", "it must be one line of text"),
         ('services: {frontend: {environment: {A: "1\\n2"}}}', "it must be one line of text, or a number."),
         (
@@ -150,6 +152,7 @@ def test_what_is_open_has_a_password_or_somebody_wants_none(project: Path, local
         ),
         ("services: {frontend: {secrets: SECRET_KEY}}", "it must be a list of variables"),
         ("services: {frontend: {volumes: [data]}}", "it must be a list of entries with source, target"),
+        ("services: {frontend: {volumes: [{source: /x, target: /x y}]}}", "without spaces and accents"),
         ("services: {frontend: {volumes: [{source: /x, target: /x, shared: true}]}}", "the shared folder that source"),
         ("services: {hello: {port: 1}}", "services.hello has no source."),
         ("services: {hello: {source: apps/hello, port: 1, host_port: 1}}", "services.hello has no health_path."),
@@ -164,6 +167,7 @@ def test_what_is_open_has_a_password_or_somebody_wants_none(project: Path, local
             'The name "Olá" in services must be lower-case letters, digits and hyphens.',
         ),
         ("network: {http_proxy: 'proxy:3128'}", "it must be empty, or an address such as http://host:port."),
+        ("network: {http_proxy: 'http://ana:my word@proxy'}", "it must be empty, or an address such as http://host:port."),
         ("network: {ca_certificate: ca.crt}", 'network.ca_certificate in the settings names "ca.crt", and there is no'),
         ("vm: [", "settings.local.yml is not valid YAML at line"),
         (

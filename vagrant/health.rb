@@ -31,7 +31,7 @@ module Health
   # What is wrong there, past any proxy; nil if nothing is.
   def problem_at(url)
     uri = URI(url)
-    answer = Net::HTTP.start(uri.host, uri.port, nil, open_timeout: 5, read_timeout: 5) { |http| http.get(uri.path) }
+    answer = Net::HTTP.start(uri.host, uri.port, nil, open_timeout: 5, read_timeout: 5) { |http| http.get(uri.request_uri) }
     "it says #{answer.code}" unless answer.is_a?(Net::HTTPSuccess)
   rescue SystemCallError, IOError, Timeout::Error, Net::ProtocolError, Net::HTTPBadResponse => e
     e.message
