@@ -238,7 +238,7 @@ def test_a_lost_database_comes_back(start_server):
     assert admin(server, "backup").returncode == 0
     server.stop()
     server.database.unlink()
-    assert admin(server, "restore", "newest").stdout.endswith("are back.\n")
+    assert admin(server, "restore", "newest").stdout.endswith("put back.\n")
     assert start_server().http.get("/users").json() == [{"id": 1, "name": "Ana"}]
 
 

@@ -92,7 +92,7 @@ def put_back(database: Path | Server, name: str) -> str:
     if copy is None:
         raise StoreError(f"There is no copy {name} in {copies.folder(database)}. `make restore` lists those there are.")
     kept = copies.restore(database, copy.path)
-    text = f"{_users(copy.users)} of {copy.made:%Y-%m-%d %H:%M:%S} UTC are back."
+    text = f"{_users(copy.users)} of {copy.made:%Y-%m-%d %H:%M:%S} UTC put back."
     if not kept:
         return text
     if kept.name.endswith(".gz"):
