@@ -187,9 +187,10 @@ def test_a_new_service_that_ends_again_and_again_is_not_waited_for(machine: Cont
 
 
 def test_a_service_without_a_port_is_as_its_image_says_or_is_refused(machine: Container) -> None:
-    write_probe(machine, WORKS)
     list_services(machine, source=PROBE["source"])
-    assert "probe has no port, and its image no HEALTHCHECK" in machine.playbook(fails=True)
+    for none in (WORKS, f"HEALTHCHECK NONE\n{WORKS}"):
+        write_probe(machine, none)
+        assert "probe has no port, and its image no HEALTHCHECK" in machine.playbook(fails=True)
     write_probe(machine, f"HEALTHCHECK --interval=1s CMD true\n{WORKS}")
     machine.playbook()
     assert "(healthy)" in machine.says("sudo docker ps --filter name=users-probe --format '{{.Status}}'")
