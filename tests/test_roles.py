@@ -140,7 +140,7 @@ SHARED = {"source": "/srv/my-data", "target": "/data", "shared": "/srv/my-data"}
 def test_a_shared_folder_is_mounted_and_never_replaced_by_an_empty_one(render: Any) -> None:
     unit = render("service", "unit.service.j2", **service(volumes=[SHARED]))
     assert mounts(unit) == ["type=bind,source=/srv/my-data,target=/data"]
-    assert "ExecStartPre=/bin/sh -c 'mountpoint --quiet /srv/my-data || " in unit
+    assert "ExecStartPre=/usr/local/lib/users-shared.sh /srv/my-data backend\n" in unit
     assert "Wants=network-online.target srv-my\\x2ddata.mount\n" in unit  # systemd-escape(1) --path
     assert "After=docker.service network-online.target srv-my\\x2ddata.mount\n" in unit
 
@@ -149,16 +149,16 @@ def test_a_folder_below_the_shared_one_needs_the_shared_one(render: Any) -> None
     volumes = [{"source": "/var/lib/users", "target": "/data"}, SHARED | {"source": "/srv/my-data/backups"}]
     unit = render("service", "unit.service.j2", **service(volumes=volumes))
     assert mounts(unit)[1] == "type=bind,source=/srv/my-data/backups,target=/data"
-    assert "mountpoint --quiet /srv/my-data || " in unit
-    assert "mountpoint --quiet /var/lib/users" not in unit
+    assert "shared.sh /srv/my-data backend\n" in unit
+    assert "shared.sh /var/lib/users" not in unit
 
 
 def test_a_folder_of_the_machine_alone_needs_no_share(render: Any) -> None:
     volumes = [{"source": "/srv/x", "target": "/x"}]
-    assert "mountpoint" not in render("service", "unit.service.j2", **service(volumes=volumes))
+    assert "shared.sh" not in render("service", "unit.service.j2", **service(volumes=volumes))
     # On a machine that nobody shares folders with, every folder is its own.
     alone = service(volumes=[SHARED]) | {"service_shared": False}
-    assert "mountpoint" not in render("service", "unit.service.j2", **alone)
+    assert "shared.sh" not in render("service", "unit.service.j2", **alone)
 
 
 def test_a_trial_touches_neither_the_port_nor_the_name_nor_the_data(render: Any) -> None:
@@ -185,7 +185,7 @@ def test_with_live_reload_the_source_is_mounted_read_only_and_needs_the_share(re
         "-m",
         "users_backend",
     ]
-    assert "mountpoint --quiet /vagrant" in unit
+    assert "shared.sh /vagrant backend\n" in unit
     for variant in ("image", "trial"):
         assert mounts(render("service", "unit.service.j2", **live | {"service_variant": variant})) == []
 

@@ -166,9 +166,9 @@ def test_without_the_share_the_backend_says_why_writes_nothing_and_waits_for_it(
     try:
         assert vm.run("systemctl start users-backend").rc != 0
         time.sleep(5)  # it is tried again meanwhile
-        # Of one start after the other it shows the lines of the newest.
-        status = "systemctl status --no-pager --full users-backend"
-        message = "/data is not shared with the laptop, so backend does not start."
+        # Between two starts it shows no line of the log.
+        status = "systemctl status --no-pager --full --lines 0 users-backend"
+        message = 'Status: "/data is not shared with the laptop, so backend does not start.'
         wait_until("the status says why", lambda: message in vm.run(status).stdout)
         assert vm.check_output("ls -A /data") == ""
         assert laptop("frontend", "/healthz")[1].count('"nok"') == 1
