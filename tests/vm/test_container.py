@@ -284,6 +284,26 @@ def test_what_is_killed_starts_again(machine: Container, command: str) -> None:
     wait_until_all_answer()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "sed -i 's/ --read-only//' /etc/systemd/system/users-probe.service && sudo systemctl daemon-reload",
+        "systemctl disable users-probe",
+        "sh -c 'echo HAND=made >> /etc/users/probe/env'",
+    ],
+)
+def test_what_somebody_changed_by_hand_is_as_the_settings_say_again(machine: Container, change: str) -> None:
+    machine.says(f"sudo {change}; sudo systemctl restart users-probe")
+    wait_until_all_answer()
+    before = containers(machine)
+    machine.playbook()
+    after = containers(machine)
+    assert [name for name in after if after[name] != before[name]] == ["probe"]
+    probe = machine.says("sudo docker inspect users-probe; systemctl is-enabled users-probe")
+    assert '"ReadonlyRootfs": true' in probe and "HAND" not in probe and probe.endswith("\nenabled\n")
+    assert tasks(machine)["changed"] == 0
+
+
 def test_all_is_there_again_after_the_power_was_cut(machine: Container) -> None:
     before = containers(machine)
     machine.cut_power()
