@@ -531,6 +531,13 @@ def test_what_does_not_run_in_the_vm_is_told(project: Project) -> None:
     assert starting(lines, f"wrong health backend does not answer at http://127.0.0.1:{project.ports[0]}/healthz")
 
 
+def test_services_for_the_whole_network_are_asked_where_windows_asks_them_too(project: Project) -> None:
+    project.settings |= {"host_ip": "0.0.0.0", "open_to_the_network_without_password": True}
+    project.vm("running", INSIDE)
+    _, lines = project.doctor()
+    assert starting(lines, f"wrong health backend does not answer at http://127.0.0.1:{project.ports[0]}/healthz")
+
+
 def test_a_vm_without_ssh_is_told(project: Project) -> None:
     project.vm("running", "ssh: connect to host 192.0.2.1 port 22: No route to host\n")
     status, lines = project.doctor()

@@ -41,9 +41,9 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def wait(project: Path, port: int) -> str:
-    """What is said after the wait for a service on this port."""
-    services = f"services: {{backend: {{host_port: {port}, health_path: {PATH}}}, frontend: {{enabled: false}}}}\n"
+def wait(project: Path, port: int, more: str = "") -> str:
+    """What is said after the wait for a service on this port, with these settings besides."""
+    services = f"services: {{backend: {{host_port: {port}, health_path: {PATH}}}, frontend: {{enabled: false}}}}\n{more}"
     (project / "settings.local.yml").write_text(services)
     nowhere = {"http_proxy": "http://127.0.0.1:9", "no_proxy": ""}
     command, environment = ["ruby", "-e", RUBY], os.environ | nowhere
@@ -94,6 +94,12 @@ def test_a_service_that_does_not_answer_is_told_with_what_to_do(project: Path) -
     assert '(vagrant ssh --command "sudo journalctl --unit users-backend --lines 50")' in said
     with service(port, 503):
         assert f"{PATH} (it says 503). " in wait(project, port)
+
+
+def test_a_service_for_the_whole_network_is_asked_where_windows_asks_it_too(project: Path) -> None:
+    port = free_port()
+    said = wait(project, port, "host_ip: 0.0.0.0\nopen_to_the_network_without_password: true\n")
+    assert f"does not answer at http://127.0.0.1:{port}{PATH} (" in said
 
 
 def test_a_vm_without_services_yet_is_not_asked(project: Path) -> None:

@@ -668,7 +668,10 @@ def check_health(situation: Situation) -> Iterator[Finding]:
 
 def health_url(settings: Any, name: str) -> str:
     service = settings["services"][name]
-    return f"http://{address_of_ports(settings)}:{service['host_port']}{service['health_path']}"
+    address = address_of_ports(settings)
+    # All addresses at once are none that Windows connects to.
+    from_here = "127.0.0.1" if address == "0.0.0.0" else address
+    return f"http://{from_here}:{service['host_port']}{service['health_path']}"
 
 
 def address_of_ports(settings: Any) -> str:

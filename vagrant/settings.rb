@@ -126,8 +126,10 @@ module Settings
     domain, ip = settings["https"]["domain"], settings["host_ip"]
     settings["services"].select { |_, service| service["host_port"] }.flat_map do |name, service|
       plain_ip = domain.empty? ? ip : "127.0.0.1"
+      # All addresses at once are none that Windows connects to.
+      from_here = plain_ip == "0.0.0.0" ? "127.0.0.1" : plain_ip
       plain = { name: name, key: "services.#{name}.host_port", ip: plain_ip, host: service["host_port"],
-                guest: service["port"], url: "http://#{plain_ip}:#{service['host_port']}" }
+                guest: service["port"], url: "http://#{from_here}:#{service['host_port']}" }
       next [plain] if domain.empty? || !service["https_port"] || !service["https_host_port"]
 
       port = service["https_host_port"]
