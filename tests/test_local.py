@@ -1,6 +1,7 @@
 """`make local`: both real apps on this machine, and what it says when they cannot run."""
 
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -92,3 +93,23 @@ def test_a_data_folder_that_cannot_be_made_is_refused(ports: dict[str, str], tmp
     (tmp_path / "file").touch()
     message = refusal(**ports, DATA_DIR=str(tmp_path / "file/data"))
     assert "cannot be made (Not a directory). Choose another." in message
+
+
+def test_the_environment_is_made_whatever_the_folder_is_called_and_what_fails_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "C# $x 'João"
+    (folder / "tools").mkdir(parents=True)
+    shutil.copy(ROOT / "tools/venv", folder / "tools")
+    (folder / "none.txt").touch()
+    (folder / "one.txt").write_text(f"nobody-has-this==1 --hash=sha256:{64 * '0'}\n")
+    environment = os.environ | {"PIP_NO_INDEX": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+    def install(requirements: str) -> subprocess.CompletedProcess[str]:
+        command = ["tools/venv", requirements]
+        return subprocess.run(command, check=False, cwd=folder, env=environment, text=True, capture_output=True)
+
+    made = install("none.txt")
+    assert made.returncode == 0, made.stderr
+    assert (folder / ".venv/bin/python").exists()
+    failed = install("one.txt")
+    assert failed.returncode == 1
+    assert "The Python packages could not be installed. Check the network; behind a company proxy" in failed.stderr

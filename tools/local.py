@@ -38,7 +38,7 @@ def port(key: str, default: int) -> int:
             program = holder_of_port(int(value)) or "the program that has it"
             raise Stop(
                 f"Port {value} of this machine cannot be used ({error.strerror}). Stop {program} "
-                f"(if it is the VM: `make down`), or choose another port: {key}={int(value) + 10000} make local"
+                f"(if it is the VM: `make down`), or choose another port: {key}={int(value) % 50000 + 10000} make local"
             ) from error
     return int(value)
 

@@ -149,6 +149,7 @@ def test_the_defaults_are_allowed():
 def test_three_slashes_are_a_relative_path_and_four_an_absolute_one():
     assert str(settings.load({"DATABASE_URL": "sqlite:///a/b.db"}).database) == "a/b.db"
     assert str(settings.load({"DATABASE_URL": "sqlite:////a/b.db"}).database) == "/a/b.db"
+    assert str(settings.load({"DATABASE_URL": "sqlite:////C#/é %20/b.db"}).database) == "/C#/é %20/b.db"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -117,7 +117,7 @@ def _folder(value: str) -> Path:
 
 def _sqlite_path(value: str) -> Path:
     """Three slashes start a relative path, four an absolute one, as in SQLAlchemy."""
-    match = re.fullmatch(r"sqlite:///([^?#\x00]*[^?#\x00/])", value)
+    match = re.fullmatch(r"sqlite:///([^?\x00]*[^?\x00/])", value)
     if not match or match[1] == ":memory:":
         raise ValueError
     return Path(match[1])
