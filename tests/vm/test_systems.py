@@ -62,6 +62,9 @@ def playbook(lab: Container, fails: bool = False, **settings: Any) -> str:
 
 
 def test_over_ssh_the_services_are_the_machines_alone(lab: Container) -> None:
+    lab.says("sudo mkdir --parents /data/lost+found && sudo touch /data/theirs")
+    assert "/data is not empty, and belongs to another user than the services', whose id" in playbook(lab, fails=True)
+    lab.says("[ $(stat --format %u /data/theirs) = 0 ] && sudo rm /data/theirs")
     playbook(lab)
     assert " changed=0 " in playbook(lab)
     assert re.findall(r"(\S+):80[08]0 ", lab.says("ss -Hltn")) == ["127.0.0.1", "127.0.0.1"]
@@ -87,6 +90,11 @@ def test_from_another_machine_only_https_and_a_password_lead_in(lab: Container, 
     """This computer is the other machine, and has the authority."""
     said = playbook(lab, fails=True, host_ip="0.0.0.0")
     assert "so that whoever is in the network could read, change and delete users: https.domain is not set." in said
+
+    lab.says("sudo apt-get install -qy caddy && echo ':8001' | sudo tee /etc/caddy/Caddyfile")
+    said = playbook(lab, fails=True, https={"domain": "localhost"})
+    assert "This machine's Caddy has settings of its own, /etc/caddy/Caddyfile, which would be lost. Take" in said
+    lab.says("grep 8001 /etc/caddy/Caddyfile && sudo rm /etc/caddy/Caddyfile")
 
     domain, password, users = "users.example.com", "just for the test", tmp_path / "https-users"
     users.write_text(subprocess.check_output(["htpasswd", "-niB", "ana"], input=password, text=True))
