@@ -6,6 +6,7 @@ Each test goes on where the one before has ended.
 import contextlib
 import itertools
 import re
+import shlex
 import threading
 import time
 import urllib.request
@@ -110,6 +111,13 @@ def watched(service: str) -> Iterator[list[bool]]:
 def test_a_new_machine_is_only_looked_at_with_check(machine: Container) -> None:
     assert tasks(machine, "--check", "--diff")["changed"] > 0
     assert machine.ssh("command -v dockerd").returncode != 0
+
+
+def test_the_settings_of_another_docker_are_not_taken_away(machine: Container) -> None:
+    write = 'mkdir /etc/docker; echo \'{"icc": true, "data-root": "/srv/docker"}\' > /etc/docker/daemon.json'
+    machine.says(f"sudo sh -c {shlex.quote(write)}")
+    assert "would be lost: data-root in /etc/docker/daemon.json. Take another" in " ".join(message(machine).split())
+    assert "data-root" in machine.says("cat /etc/docker/daemon.json && sudo rm /etc/docker/daemon.json")
 
 
 def wait_until_it_runs(machine: Container, program: str, begun: Future[str]) -> None:
@@ -322,3 +330,28 @@ def test_a_service_off_the_list_leaves_its_data_alone(machine: Container) -> Non
     left = "ls /etc/users; docker image ls --quiet users-probe; systemctl list-unit-files --no-legend 'users-probe*'; :"
     assert "probe" not in machine.says(f"sudo sh -c {left!r}")
     assert machine.says("ls /var/lib/probe") == "old\n"
+
+
+# Debian's packages by the names of Docker's own, which would replace them, as they would be replaced.
+AS_DOCKERS_OWN = """
+cd $(mktemp --directory)
+for package in docker.io:docker-ce docker-buildx:docker-buildx-plugin; do
+    apt-get -qq download ${package%:*}
+    dpkg-deb --raw-extract ${package%:*}_*.deb new
+    sed -i "/^Conflicts: /d; s/^Package: .*/Package: ${package#*:}\\nConflicts: ${package%:*}/" new/DEBIAN/control
+    dpkg-deb -Znone --build new ${package#*:}.deb
+    rm -r new
+done
+apt-get -qy purge docker.io docker-buildx
+apt-get -qy install ./docker-ce.deb ./docker-buildx-plugin.deb
+"""
+
+
+def test_dockers_own_packages_stay(machine: Container) -> None:
+    machine.says(f"sudo sh -ec {shlex.quote(AS_DOCKERS_OWN)}")
+    machine.playbook()
+    assert answers("frontend") and answers("backend")
+    packages = machine.says("dpkg-query --show --showformat '${db:Status-Status} ${Package}\\n' 'docker*'")
+    assert "\ninstalled docker-ce\n" in packages
+    assert "\ninstalled docker.io\n" not in packages
+    assert tasks(machine)["changed"] == 0
