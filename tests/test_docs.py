@@ -18,7 +18,12 @@ LANGUAGES = [
 TRANSLATED = [*LANGUAGES, (ROOT / "docs/architecture.svg", ROOT / "docs/architecture.pt-BR.svg")]
 BLOCK = re.compile(r"^ *```(\w+)\n((?:.*\n)*?) *```$", re.MULTILINE)
 CODE = [ROOT / "Vagrantfile", *ROOT.glob("vagrant/*"), *ROOT.glob("tools/*.py"), *ROOT.glob("ansible/*.yml")]
-CODE += [*ROOT.glob("apps/*/src/*/*.py"), ROOT / "apps/database/start", ROOT / "tools/venv"]
+CODE += [
+    *ROOT.glob("ansible/*/*.py"),
+    *ROOT.glob("apps/*/src/*/*.py"),
+    ROOT / "apps/database/start",
+    ROOT / "tools/venv",
+]
 CODE += [file for file in ROLES.rglob("*") if file.is_file() and file.suffix not in (".md", ".pyc")]
 
 

@@ -43,7 +43,9 @@ def project(tmp_path: Path) -> Path:
 
 def wait(project: Path, port: int, more: str = "") -> str:
     """What is said after the wait for a service on this port, with these settings besides."""
-    services = f"services: {{backend: {{host_port: {port}, health_path: {PATH}}}, frontend: {{enabled: false}}}}\n{more}"
+    services = (
+        f"services: {{backend: {{host_port: {port}, health_path: {PATH}}}, frontend: {{enabled: false}}}}\n{more}"
+    )
     (project / "settings.local.yml").write_text(services)
     nowhere = {"http_proxy": "http://127.0.0.1:9", "no_proxy": ""}
     command, environment = ["ruby", "-e", RUBY], os.environ | nowhere

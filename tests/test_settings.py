@@ -41,14 +41,19 @@ def refusal(project: Path, local: str, encoding: str = "utf-8") -> str:
     return result.stderr
 
 
-def read_by_ansible(project: Path, local: str = "", encoding: str = "utf-8") -> Any:
-    """The settings as the playbook has them. Raises the plugin's Wrong."""
-    (project / "settings.local.yml").write_text(local, encoding=encoding)
+def plugin_of(project: Path) -> Any:
+    """What reads them where Ansible runs."""
     spec = importlib.util.spec_from_file_location("read_settings", project / "ansible/action_plugins/read_settings.py")
     assert spec and spec.loader
     plugin = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(plugin)
-    return plugin.load(["settings.yml", ".cache/machine.yml", "settings.local.yml"])
+    return plugin
+
+
+def read_by_ansible(project: Path, local: str = "", encoding: str = "utf-8") -> Any:
+    """The settings as the playbook has them. Raises the plugin's Wrong."""
+    (project / "settings.local.yml").write_text(local, encoding=encoding)
+    return plugin_of(project).load(["settings.yml", ".cache/machine.yml", "settings.local.yml"])
 
 
 def settings(project: Path, local: str = "") -> Any:
@@ -167,7 +172,10 @@ def test_what_is_open_has_a_password_or_somebody_wants_none(project: Path, local
             'The name "Olá" in services must be lower-case letters, digits and hyphens.',
         ),
         ("network: {http_proxy: 'proxy:3128'}", "it must be empty, or an address such as http://host:port."),
-        ("network: {http_proxy: 'http://ana:my word@proxy'}", "it must be empty, or an address such as http://host:port."),
+        (
+            "network: {http_proxy: 'http://ana:my word@proxy'}",
+            "it must be empty, or an address such as http://host:port.",
+        ),
         ("network: {ca_certificate: ca.crt}", 'network.ca_certificate in the settings names "ca.crt", and there is no'),
         ("vm: [", "settings.local.yml is not valid YAML at line"),
         (
@@ -215,6 +223,17 @@ def test_a_bad_setting_is_named_with_its_value_and_what_is_allowed(project: Path
 )
 def test_what_matters_on_the_laptop_alone(project: Path, local: str, sentence: str) -> None:
     assert sentence in refusal(project, local)
+
+
+def test_a_service_that_nothing_can_be_built_from_is_named(project: Path) -> None:
+    (project / "apps/hello").mkdir(parents=True)
+    hello = {"hello": {"source": "apps/hello"}}
+    with pytest.raises(
+        Exception, match='services.hello.source in the settings names "apps/hello", and in .* no Docker'
+    ):
+        plugin_of(project).check_sources(hello)
+    (project / "apps/hello/Dockerfile").touch()
+    plugin_of(project).check_sources(hello)
 
 
 def test_no_secret_comes_into_the_logs_of_ansible(project: Path) -> None:

@@ -42,9 +42,10 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         try:
             settings = load(self._task.args["files"])
+            services = {name: each for name, each in settings["services"].items() if each.get("enabled") is not False}
+            check_sources(services)
         except Wrong as wrong:
             return result | {"failed": True, "msg": str(wrong)}
-        services = {name: each for name, each in settings["services"].items() if each.get("enabled") is not False}
         return result | {"settings": settings, "services": services}
 
 
@@ -71,6 +72,14 @@ def load(files: list[str]) -> dict[str, Any]:
             if ports.count(port) > 1:
                 raise Wrong(f"Two services have {key} {port}; give each a port of its own.")
     return settings
+
+
+def check_sources(services: dict[str, Any]) -> None:
+    """Raise Wrong for one that nothing can be built from."""
+    for name, service in services.items():
+        if not (ROOT / service["source"] / "Dockerfile").is_file():
+            source = json.dumps(service["source"])
+            raise Wrong(f"services.{name}.source in the settings names {source}, and in {ROOT} it has no Dockerfile.")
 
 
 def read(name: str) -> dict[str, Any]:
