@@ -51,8 +51,8 @@ class Machine:
             Path(file["path"]).write_text(file["content"])
             Path(file["path"]).chmod(int(file.get("permissions", "0644"), 8))
 
-        for name in ("ansible", "vagrant"):
-            shutil.copytree(ROOT / name, self.project / name)
+        for name in ("ansible", "vagrant", "apps"):
+            shutil.copytree(ROOT / name, self.project / name, ignore=shutil.ignore_patterns("tests", "__pycache__"))
         for name in ("ansible.cfg", "settings.yml", ".gitignore"):  # the last: Ansible caches its plugins' bytecode
             shutil.copy(ROOT / name, self.project)
         [play] = yaml.safe_load((ROOT / "ansible/site.yml").read_text())
