@@ -103,7 +103,7 @@ check: lint ## the checks and tests that need no VM and little time
 	tests/install-tools
 	pytest -n 3 --dist loadfile -m "not slow"
 
-container: .venv/dev ## the playbook in containers that boot like the VM, in seconds: changes, faults, over SSH, https (5 minutes)
+container: .venv/dev ## the playbook in containers that boot like the VM, in seconds: changes, faults, over SSH, https (6 minutes)
 	tests/install-tools
 	pytest tests/vm/test_container.py tests/vm/test_systems.py -k "not (debian-12 or own_ansible)"
 
