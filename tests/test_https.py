@@ -422,9 +422,7 @@ def test_a_line_that_would_let_nobody_in_is_named_and_not_shown(
     assert "failed=1" in said
 
 
-def test_the_vaults_password_is_asked_for_where_it_is_missing(
-    play: Callable[..., str], tmp_path: Path, users: list[str]
-) -> None:
+def test_the_vaults_password_is_asked_for_where_it_is_missing(play: Callable[..., str], tmp_path: Path) -> None:
     people = tmp_path / "people"
     people.write_text("$ANSIBLE_VAULT;1.1;AES256\n6161\n")
     said = " ".join(play(f"https: {{domain: {DOMAIN}, users_file: {people}}}").split())

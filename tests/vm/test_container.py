@@ -295,13 +295,15 @@ def test_what_is_killed_starts_again(machine: Container, command: str) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        "sed -i 's/ --read-only//' /etc/systemd/system/users-probe.service && sudo systemctl daemon-reload",
+        "sed -i 's/ --read-only//' /etc/systemd/system/users-probe.service; systemctl daemon-reload; $RESTART",
         "systemctl disable users-probe",
-        "sh -c 'echo HAND=made >> /etc/users/probe/env'",
+        "echo HAND=made >> /etc/users/probe/env; $RESTART",
+        "rm -r /etc/users/probe",
     ],
 )
 def test_what_somebody_changed_by_hand_is_as_the_settings_say_again(machine: Container, change: str) -> None:
-    machine.says(f"sudo {change}; sudo systemctl restart users-probe")
+    change = change.replace("$RESTART", "systemctl restart users-probe")
+    machine.says(f"sudo sh -ec {shlex.quote(change)}")
     wait_until_all_answer()
     before = containers(machine)
     machine.playbook()
