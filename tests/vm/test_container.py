@@ -113,11 +113,39 @@ def test_a_new_machine_is_only_looked_at_with_check(machine: Container) -> None:
     assert machine.ssh("command -v dockerd").returncode != 0
 
 
-def test_the_settings_of_another_docker_are_not_taken_away(machine: Container) -> None:
-    write = 'mkdir /etc/docker; echo \'{"icc": true, "data-root": "/srv/docker"}\' > /etc/docker/daemon.json'
-    machine.says(f"sudo sh -c {shlex.quote(write)}")
-    assert "would be lost: data-root in /etc/docker/daemon.json. Take another" in " ".join(message(machine).split())
-    assert "data-root" in machine.says("cat /etc/docker/daemon.json && sudo rm /etc/docker/daemon.json")
+# A package of Podman's, without Podman.
+AS_PODMANS = """
+cd $(mktemp --directory)
+mkdir --parents new/DEBIAN
+cat > new/DEBIAN/control <<'END'
+Package: podman-docker
+Version: 1
+Architecture: all
+Maintainer: the tests
+Description: it stands in Docker's way
+Conflicts: docker.io
+END
+dpkg-deb --build new podman-docker.deb
+apt-get -qy install ./podman-docker.deb
+"""
+# What makes a machine one of another Docker's, what the playbook says of it, and what makes it new again.
+OTHER_DOCKERS = {
+    "settings": (
+        'mkdir /etc/docker; echo \'{"icc": true, "data-root": "/srv/docker"}\' > /etc/docker/daemon.json',
+        "would be lost: data-root in /etc/docker/daemon.json. Take another",
+        "rm /etc/docker/daemon.json",
+    ),
+    "a snap": ("mkdir --parents /snap/docker", "sudo snap remove docker", "rmdir /snap/docker"),
+    "a package": (AS_PODMANS, "will be REMOVED: podman-docker", "apt-get -qy purge podman-docker"),
+}
+
+
+@pytest.mark.parametrize("other", OTHER_DOCKERS)
+def test_another_docker_is_not_taken_away(machine: Container, other: str) -> None:
+    make, said, remove = OTHER_DOCKERS[other]
+    machine.says(f"sudo sh -ec {shlex.quote(make)}")
+    assert said in " ".join(message(machine).split())
+    machine.says(f"sudo sh -ec {shlex.quote(remove)}")  # this fails where it is gone
 
 
 def wait_until_it_runs(machine: Container, program: str, begun: Future[str]) -> None:
