@@ -24,8 +24,9 @@ def written_file(render: Any, role: str, path: str, **variables: object) -> str:
     return json.loads(render(role, files, **variables))[path]
 
 
-def test_dockerd_rotates_its_logs_and_limits_what_containers_may_do(render: Any) -> None:
+def test_dockerd_limits_what_logs_and_builds_keep_and_what_containers_may_do(render: Any) -> None:
     assert json.loads(written_file(render, "docker", "/etc/docker/daemon.json")) == {
+        "builder": {"gc": {"enabled": True, "defaultKeepStorage": "2GB"}},
         "default-ulimits": {"nofile": {"Name": "nofile", "Soft": 8192, "Hard": 8192}},
         "icc": False,
         "log-driver": "local",

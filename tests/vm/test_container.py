@@ -197,6 +197,10 @@ def test_the_next_run_ends_what_was_cut_off_and_another_one_finds_nothing_to_do(
     assert containers(machine) == before
 
 
+def test_what_builds_leave_behind_is_limited(machine: Container) -> None:
+    assert "Keep Bytes:" in machine.says("sudo docker buildx inspect default")
+
+
 def test_a_changed_app_alone_starts_again_and_is_away_once_at_most(machine: Container) -> None:
     before = containers(machine)
     with open(machine.project / "apps/frontend/src/users_frontend/__init__.py", "a") as source:
