@@ -63,6 +63,35 @@ def test_delete_answers_204_then_404(http, check_problem):
     check_problem(http.delete("/users/1"), 404, "no user with id 1")
 
 
+def test_a_change_with_if_match_is_made_only_to_what_was_read(http, check_problem):
+    http.post("/users", json=ANA)
+    read = {"if-match": http.get("/users/1").headers["etag"]}
+    assert http.put("/users/1", json={"name": "Bia"}, headers=read).status_code == 200
+    check_problem(http.put("/users/1", json={"name": "Eva"}, headers=read), 412, "no longer as you have read it")
+    check_problem(http.delete("/users/1", headers=read), 412, "nothing was changed.*GET /users/1")
+    assert http.get("/users/1").json()["name"] == "Bia"
+    weak = {"if-match": f"W/{http.get('/users/1').headers['etag']}"}
+    check_problem(http.delete("/users/1", headers=weak), 412)
+    one_of_two = {"if-match": f'"x,y" , {http.get("/users/1").headers["etag"]}'}
+    assert http.delete("/users/1", headers=one_of_two).status_code == 204
+    for any_state in (read, {"if-match": "*"}):
+        check_problem(http.put("/users/1", json={"name": "Eva"}, headers=any_state), 404)
+        check_problem(http.delete("/users/1", headers=any_state), 404)
+
+
+def test_of_many_changes_to_the_same_state_one_is_made(http):
+    http.post("/users", json=ANA)
+    read = {"if-match": http.get("/users/1").headers["etag"]}
+
+    def rename(number):
+        return http.put("/users/1", json={"name": f"Ana {number}"}, headers=read).status_code
+
+    with ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(rename, range(32)))
+    assert sorted(answers) == [200] + [412] * 31
+    assert http.get("/users/1").json()["name"] == f"Ana {answers.index(200)}"
+
+
 @pytest.mark.parametrize("path", ["/users", "/users/1", "/healthz", "/readyz", "/metrics", "/docs"])
 def test_head_answers_as_get_without_the_body(http, path):
     http.post("/users", json=ANA)

@@ -44,17 +44,25 @@ TEXT = st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=5)
 NAMES = st.builds(lambda word, text: unicodedata.normalize("NFC", word + text).strip(), st.sampled_from(WORDS), TEXT)
 PARTS = ["a", "Á", "a\u0301", "an", "", "SS", "ſ", "fi", "λας", "i", "前", "👩", "\u200d", "%", "_", "'"]
 
-WRITES = st.tuples(st.sampled_from(["add", "add", "rename", "remove"]), st.builds(User, id=IDS, name=NAMES))
+# The last one: whether it is meant for the user as it is before this and what comes with it.
+WRITES = st.tuples(
+    st.sampled_from(["add", "add", "rename", "remove"]), st.builds(User, id=IDS, name=NAMES), st.booleans()
+)
 
 
-def ask(opened, operation, user):
+def ask(opened, operation, user, was):
     """The store's answer to a write, still to be awaited."""
-    return getattr(opened, operation)(user.id if operation == "remove" else user)
+    match operation:
+        case "add":
+            return opened.add(user)
+        case "rename":
+            return opened.rename(user, was)
+    return opened.remove(user.id, was)
 
 
-def expect(model, operation, user):
+def expect(model, operation, user, was):
     """The model's answer to a write."""
-    done = (user.id in model) != (operation == "add")
+    done = user.id not in model if operation == "add" else model.get(user.id, "") == (was or model.get(user.id))
     if done and operation == "remove":
         del model[user.id]
     elif done:
@@ -100,6 +108,7 @@ class StoreBesideDict(RuleBasedStateMachine):
     @rule(operations=st.lists(WRITES, min_size=1, max_size=10))
     def write(self, operations):
         """Some writes that come together; nothing of an acknowledged one is outside the .db file."""
+        operations = [(what, user, self.model.get(user.id) if known else None) for what, user, known in operations]
 
         async def together():
             return await asyncio.gather(*(ask(self.store, *operation) for operation in operations))

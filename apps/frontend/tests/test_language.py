@@ -207,6 +207,8 @@ def every_page(app: Any, client: Any, stand_in: Any, monkeypatch: pytest.MonkeyP
     stand_in.say("DELETE /users/7", 503, said)
     yield post("/users/7/edit")
     yield post("/users/7/delete")
+    stand_in.say("PUT /users/7", 412, said)
+    yield post("/users/7/edit")
     stand_in.say("GET /users/7", 404, said)
     yield client.get("/users/7/edit").text
     stand_in.say("GET /users/7", 500, said)

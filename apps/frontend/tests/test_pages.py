@@ -170,6 +170,29 @@ def test_a_deleted_user_is_announced(client: Any, stand_in: Any, page_text: Any)
     assert "User 7 was deleted." in page_text(client.get("/").text)
 
 
+@pytest.mark.parametrize(("page", "call"), [("edit", "PUT"), ("delete", "DELETE")])
+def test_who_was_slower_is_told_and_may_insist(
+    client: Any, stand_in: Any, page_text: Any, page: str, call: str
+) -> None:
+    stand_in.say("GET /users/7", 200, {"id": 7, "name": "Ana"}, headers={"ETag": '"1"'})
+    assert 'name="etag" value="&#34;1&#34;"' in client.get(f"/users/7/{page}").text
+    stand_in.say("GET /users/7", 200, {"id": 7, "name": "Bia"}, headers={"ETag": '"2"'})
+    stand_in.say(f"{call} /users/7", 412, problem(412, "x"))
+    answer = client.post(f"/users/7/{page}", data={"name": "Eva", "etag": '"1"'})
+    assert [each["headers"].get("If-Match") for each in stand_in.calls] == [None, '"1"', None]
+    assert answer.status_code == 412
+    assert "Somebody was faster: this user is now called Bia. Your change was not made" in page_text(answer.text)
+    assert ('value="Eva"' in answer.text) == (page == "edit")
+    assert 'name="etag" value="&#34;2&#34;"' in answer.text
+
+
+@pytest.mark.parametrize("etag", ["", "*", "1", '"', '"1"\r\nx: y', '"é"', 'W/"1"'])
+def test_what_is_no_etag_is_not_sent(client: Any, stand_in: Any, etag: str) -> None:
+    stand_in.say("DELETE /users/7", 204, raw=b"")
+    assert client.post("/users/7/delete", data={"etag": etag}).status_code == 303
+    assert "If-Match" not in stand_in.calls[0]["headers"]
+
+
 CHANGES = [("POST", "edit", "PUT"), ("POST", "delete", "DELETE"), ("GET", "edit", "GET"), ("GET", "delete", "GET")]
 
 

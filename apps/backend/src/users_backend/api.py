@@ -1,6 +1,7 @@
 """The HTTP API. Each handler's docstring is its reference in /docs."""
 
 import asyncio
+import hashlib
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -28,6 +29,18 @@ from users_backend.users import MAX_ID, MAX_NAME, NewName, PlainDigits, User
 
 UserId = Annotated[int, Path(alias="id", ge=1, le=MAX_ID), PlainDigits]
 
+# The OpenAPI description of the header that _unchanged() reads: routing.Route serves no declared ones.
+IF_MATCH = {
+    "parameters": [
+        {
+            "name": "If-Match",
+            "in": "header",
+            "description": "The `ETag` of the user as you have read it: if it has changed since, the answer is 412.",
+            "schema": {"type": "string"},
+        }
+    ]
+}
+
 router = APIRouter(route_class=Route)
 
 
@@ -44,6 +57,32 @@ def _store(request: Request) -> Users:
 
 def _no_such_user(user_id: int) -> Problem:
     return Problem(404, f"There is no user with id {user_id}. GET /users lists those there are.")
+
+
+def _etag(user: str) -> str:
+    """The name of this state of a user, which is given as JSON (RFC 9110, section 8.8.3)."""
+    return f'"{hashlib.sha256(user.encode()).hexdigest()[:16]}"'
+
+
+async def _unchanged(request: Request, user_id: int) -> str | None:
+    """The name that the user must still have, if If-Match asks for it (RFC 9110, section 13.1.1). Raise Problem."""
+    tags = ",".join(request.headers.getlist("If-Match"))
+    if tags.strip() in ("", "*"):
+        return None
+    user = await _store(request).get(user_id)
+    if user is None:
+        raise _no_such_user(user_id)
+    if _etag(user) not in map(str.strip, tags.split(",")):
+        raise _changed(user_id)
+    return str(json.loads(user)["name"])
+
+
+def _changed(user_id: int) -> Problem:
+    return Problem(
+        412,
+        f"User {user_id} is no longer as you have read it; nothing was changed. "
+        f"GET /users/{user_id} has the user as it is, and the ETag for another try.",
+    )
 
 
 def _json(text: str, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -98,29 +137,46 @@ async def add_user(request: Request, user: User) -> Response:
     return _json(user.model_dump_json(), 201, {"Location": f"/users/{user.id}"})
 
 
-@router.get("/users/{id}", response_model=User, responses=problems.responses(404, 422, 503, 507))
+@router.get(
+    "/users/{id}",
+    response_model=User,
+    responses=_header(200, "ETag", "For the header `If-Match` of a change", required=True)
+    | problems.responses(404, 422, 503, 507),
+)
 async def get_user(request: Request, user_id: UserId) -> Response:
-    """Get one user."""
+    """Get one user. With its `ETag` as `If-Match`, a change is refused when somebody else was faster."""
     user = await _store(request).get(user_id)
     if user is None:
         raise _no_such_user(user_id)
-    return _json(user)
+    return _json(user, headers={"ETag": _etag(user)})
 
 
-@router.put("/users/{id}", response_model=User, responses=problems.responses(403, 404, 413, 422, 503, 504, 507))
+@router.put(
+    "/users/{id}",
+    response_model=User,
+    responses=problems.responses(403, 404, 412, 413, 422, 503, 504, 507),
+    openapi_extra=IF_MATCH,
+)
 async def rename_user(request: Request, user_id: UserId, change: NewName) -> Response:
     """Give a user another name."""
+    was = await _unchanged(request, user_id)
     user = User.model_construct(id=user_id, name=change.name)
-    if not await _store(request).rename(user):
-        raise _no_such_user(user_id)
+    if not await _store(request).rename(user, was):
+        raise _no_such_user(user_id) if was is None else _changed(user_id)
     return _json(user.model_dump_json())
 
 
-@router.delete("/users/{id}", status_code=204, responses=problems.responses(403, 404, 422, 503, 504, 507))
+@router.delete(
+    "/users/{id}",
+    status_code=204,
+    responses=problems.responses(403, 404, 412, 422, 503, 504, 507),
+    openapi_extra=IF_MATCH,
+)
 async def remove_user(request: Request, user_id: UserId) -> Response:
     """Delete a user."""
-    if not await _store(request).remove(user_id):
-        raise _no_such_user(user_id)
+    was = await _unchanged(request, user_id)
+    if not await _store(request).remove(user_id, was):
+        raise _no_such_user(user_id) if was is None else _changed(user_id)
     return Response(status_code=204)
 
 

@@ -110,6 +110,7 @@ _WHEN = {
     403: "The request comes from a page of another web site",
     404: "No user has this id",
     409: "Another user has this id",
+    412: "The user has changed since the state that `If-Match` names",
     413: "The body is larger than 64 KiB",
     421: "The request calls this server by a name that is not its own",
     422: "The request is not valid; `errors` names the fields",

@@ -90,14 +90,14 @@ class Users(ABC):
         sql = "INSERT INTO users (id, name, name_folded) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
         return await self._write(sql, user.id, user.name, fold(user.name)) == 1
 
-    async def rename(self, user: User) -> bool:
-        """Save a new name for the user with this id. False: there is none."""
-        sql = "UPDATE users SET name = ?, name_folded = ? WHERE id = ?"
-        return await self._write(sql, user.name, fold(user.name), user.id) == 1
+    async def rename(self, user: User, was: str | None = None) -> bool:
+        """Save a new name for the user with this id. False: there is none, or none that is called `was`."""
+        sql = "UPDATE users SET name = ?, name_folded = ? WHERE id = ? AND name = coalesce(?, name)"
+        return await self._write(sql, user.name, fold(user.name), user.id, was) == 1
 
-    async def remove(self, user_id: int) -> bool:
-        """Delete the user with this id. False: there is none."""
-        return await self._write("DELETE FROM users WHERE id = ?", user_id) == 1
+    async def remove(self, user_id: int, was: str | None = None) -> bool:
+        """Delete the user with this id. False: there is none, or none that is called `was`."""
+        return await self._write("DELETE FROM users WHERE id = ? AND name = coalesce(?, name)", user_id, was) == 1
 
     async def get(self, user_id: int) -> str | None:
         """The user with this id as JSON, or None."""

@@ -25,6 +25,10 @@ CORRECT = _("Please correct what is marked below.")
 WRONG_ID = _("The ID must be a whole number from 1 to 9007199254740991, such as 7.")
 PERHAPS_CHANGED = _("The change may or may not have been made: look at the list before you try again.")
 
+OTHERS_CHANGE = _(
+    "Somebody was faster: this user is now called {name}. Your change was not made; send it once more if you still want it."
+)
+
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -33,7 +37,7 @@ log = logging.getLogger(__name__)
 class BackendError(Exception):
     """A call without a good answer, told for people.
 
-    `status` is the HTTP status for the browser: 404, 409 or 422 when the backend refused,
+    `status` is the HTTP status for the browser: 404, 409, 412 or 422 when the backend refused,
     502, 503 or 504 when it is the backend that has a problem. `fate` says what became
     of a change. `fields` maps "id" and "name" to what is wrong there. `detail` holds the
     backend's own words about its database.
@@ -76,7 +80,7 @@ class Answer(NamedTuple):
     path: str
     body: Mapping[str, Any]
     status: int
-    link: str
+    headers: Mapping[str, str]
     content: bytes
 
     def read(self, reader: Callable[[bytes], T]) -> T:
@@ -103,6 +107,8 @@ class Answer(NamedTuple):
             case 409 if "id" in self.body:
                 fields = {"id": _("User {id} exists already: choose another ID.").format(id=self.body["id"])}
                 return BackendError(409, CORRECT, nothing_changed, fields)
+            case 412:
+                return BackendError(412, OTHERS_CHANGE)  # who shows it asks for the name
             case 422 if self.body:
                 sentences = {"id": WRONG_ID, "name": _wrong_name(self.body["name"])}
                 fields = {field: sentences[field] for field in sentences if field in wrong}
@@ -184,24 +190,25 @@ class Backend:
         number = int(user_id) if re.fullmatch(r"-?[0-9]{1,16}", user_id) else user_id
         return self._call("POST", "/users", {"id": number, "name": name}).read(_read_user)
 
-    def user(self, user_id: int) -> User:
-        """Return the user with this id."""
-        return self._call("GET", f"/users/{user_id}").read(_read_user)
+    def user(self, user_id: int) -> tuple[User, str]:
+        """Return the user with this id, and the ETag of this state."""
+        answer = self._call("GET", f"/users/{user_id}")
+        return answer.read(_read_user), answer.headers.get("ETag", "")
 
     def users(self, after: int, name: str) -> UserPage:
         """Return the users whose id is greater than `after` and whose name contains `name`."""
         query = urlencode({"limit": PAGE_SIZE, "after": after, "name": name})
         answer = self._call("GET", f"/users?{query}")
-        following = re.fullmatch(r'<[^>]*[?&]after=([0-9]{1,16})\b[^>]*>; rel="next"', answer.link)
+        following = re.fullmatch(r'<[^>]*[?&]after=([0-9]{1,16})\b[^>]*>; rel="next"', answer.headers.get("Link", ""))
         return UserPage(answer.read(_read_users), int(following[1]) if following else None)
 
-    def rename(self, user_id: int, name: str) -> User:
-        """Give a user another name, and return it as saved."""
-        return self._call("PUT", f"/users/{user_id}", {"name": name}).read(_read_user)
+    def rename(self, user_id: int, name: str, etag: str) -> User:
+        """Give a user another name, and return it as saved; 412 when it is no longer in the state of the ETag."""
+        return self._call("PUT", f"/users/{user_id}", {"name": name}, etag=etag).read(_read_user)
 
-    def delete(self, user_id: int) -> None:
-        """Delete a user."""
-        self._call("DELETE", f"/users/{user_id}")
+    def delete(self, user_id: int, etag: str) -> None:
+        """Delete a user; 412 when it is no longer in the state of the ETag."""
+        self._call("DELETE", f"/users/{user_id}", etag=etag)
 
     def check(self) -> None:
         """Return when the backend answers, whatever state its database is in."""
@@ -211,15 +218,26 @@ class Backend:
         """Return when the backend can use its database."""
         self._call("GET", "/readyz")
 
-    def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None, wait: float | None = None) -> Answer:
+    def _call(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        wait: float | None = None,
+        etag: str = "",
+    ) -> Answer:
         seconds = wait or self._timeout
+        headers = {"Content-Type": "application/json", "X-Request-ID": g.request_id}
+        # What a form sends may be anything; without an ETag, as from curl, the change is for any state.
+        if re.fullmatch(r'"[!#-~]+"', etag):
+            headers["If-Match"] = etag
         with self._one_at_a_time_while_it_fails(method):
             try:
                 response = self._connections.urlopen(
                     method,
                     path,
                     body=json.dumps(body).encode() if body else None,
-                    headers={"Content-Type": "application/json", "X-Request-ID": g.request_id},
+                    headers=headers,
                     redirect=False,
                     timeout=urllib3.Timeout(connect=1, read=seconds),
                 )
@@ -235,7 +253,7 @@ class Backend:
                     raise BackendError(504, sentence, _fate(method, PERHAPS_CHANGED)) from error
                 sentence = _("The connection to the backend broke before its answer came.")
                 raise BackendError(502, sentence, _fate(method, PERHAPS_CHANGED)) from error
-        answer = Answer(method, path, body or {}, response.status, response.headers.get("Link", ""), response.data)
+        answer = Answer(method, path, body or {}, response.status, response.headers, response.data)
         if answer.status not in (200, 201, 204):
             raise answer.failure()
         return answer

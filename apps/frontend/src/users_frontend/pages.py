@@ -126,38 +126,55 @@ def _common_page(page: UserPage, after: int, search: str, _language: str) -> str
 @blueprint.get("/users/<int:user_id>/edit")
 def edit(user_id: int) -> str:
     """Show a form with the name of a user; 404 when there is none."""
-    user = _backend().user(user_id)
-    return render_template("edit.html", user_id=user_id, values={"name": user.name})
+    user, etag = _backend().user(user_id)
+    return render_template("edit.html", user_id=user_id, values={"name": user.name}, etag=etag)
 
 
 @blueprint.post("/users/<int:user_id>/edit")
 def rename(user_id: int) -> Response | tuple[str, int]:
-    """Give the user the name of the field `name`: 303, 404, 422, 502, 503 or 504."""
-    name = request.form.get("name", "")
+    """Give the user the name of the field `name`: 303, 404, 422, 502, 503 or 504.
+
+    412 when the user is no longer as the field `etag` says: somebody else was faster.
+    """
+    name, etag = request.form.get("name", ""), request.form.get("etag", "")
     try:
-        user = _backend().rename(user_id, name)
+        user = _backend().rename(user_id, name, etag)
     except BackendError as error:
         if error.status == 404:
             raise
-        return render_template("edit.html", user_id=user_id, values={"name": name}, error=error), error.status
+        if error.status == 412:
+            user, etag = _now(user_id, error)
+        page = render_template("edit.html", user_id=user_id, values={"name": name}, etag=etag, error=error)
+        return page, error.status
     return _done("renamed", user.id, user.name)
+
+
+def _now(user_id: int, error: BackendError) -> tuple[User, str]:
+    """The user as somebody else has made it, which the error then tells, and the ETag of that."""
+    user, etag = _backend().user(user_id)
+    error.sentence = error.sentence.format(name=bdi(user.name))
+    return user, etag
 
 
 @blueprint.get("/users/<int:user_id>/delete")
 def confirm(user_id: int) -> str:
     """Ask whether the user shall be deleted; 404 when there is none."""
-    return render_template("delete.html", user=_backend().user(user_id))
+    user, etag = _backend().user(user_id)
+    return render_template("delete.html", user=user, etag=etag)
 
 
 @blueprint.post("/users/<int:user_id>/delete")
 def delete(user_id: int) -> Response | tuple[str, int]:
-    """Delete the user: 303, 404, 502, 503 or 504."""
+    """Delete the user: 303, 404, 412 as for a new name, 502, 503 or 504."""
+    user, etag = User(user_id, ""), request.form.get("etag", "")
     try:
-        _backend().delete(user_id)
+        _backend().delete(user_id, etag)
     except BackendError as error:
         if error.status == 404:
             raise
-        return render_template("delete.html", user=User(user_id, ""), error=error), error.status
+        if error.status == 412:
+            user, etag = _now(user_id, error)
+        return render_template("delete.html", user=user, etag=etag, error=error), error.status
     return _done("deleted", user_id)
 
 

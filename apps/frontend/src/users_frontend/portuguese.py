@@ -66,6 +66,10 @@ PORTUGUESE = {
     "There is no user {id}. Look at the list for those there are.": (
         "O usuário {id} não existe. Veja na lista os que existem."
     ),
+    "Somebody was faster: this user is now called {name}. Your change was not made; send it once more if you still want it.": (
+        "Alguém foi mais rápido: este usuário agora se chama {name}. Sua alteração não foi feita; envie-a de novo se ainda a "
+        "quiser."
+    ),
     # What became of a change
     "Nothing was changed.": "Nada foi alterado.",
     "The change may or may not have been made: look at the list before you try again.": (
