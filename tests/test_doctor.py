@@ -355,6 +355,25 @@ def test_a_database_in_another_program_or_in_wal_mode_is_told(project: Project) 
     assert not starting(lines, "note share")
 
 
+@pytest.mark.parametrize(
+    ("folder", "part"),
+    [
+        ("OneDrive/users/data", "OneDrive"),
+        ("OneDrive - Empresa Ltda/data", "OneDrive - Empresa Ltda"),
+        ("Library/Mobile Documents/com~apple~CloudDocs/data", "Mobile Documents"),
+        ("Library/CloudStorage/GoogleDrive/data", "CloudStorage"),
+        ("dropboxes/data", ""),
+    ],
+)
+def test_a_data_folder_that_is_synchronized_with_other_computers_is_told(
+    project: Project, folder: str, part: str
+) -> None:
+    project.settings["data_dir"] = f"~/{folder}"
+    status, lines = project.doctor()
+    assert status == 0
+    assert bool(starting(lines, f"note share ~/{folder} is in {part}, which copies users.db")) == bool(part)
+
+
 # --- The network ---------------------------------------------------------------------
 
 

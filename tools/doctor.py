@@ -42,6 +42,11 @@ OLDEST_VAGRANT = (2, 3, 4)  # as in the Vagrantfile
 DISK_NEEDED = 10  # GB: packages 1, the box three times (built, unpacked, imported) 2, the VM's disk 4, spare 3
 MEMORY_NEEDED = 3  # GB: the VM has 2
 NETWORK_PATIENCE = 5  # seconds until a host must answer
+# Folders of programs that keep the same files on several computers.
+SYNCHRONIZED = re.compile(
+    r"OneDrive( - .*)?|Dropbox( .*)?|Nextcloud|Google ?Drive|(My|Meu) Drive|iCloudDrive|Mobile Documents|CloudStorage",
+    re.IGNORECASE,
+)
 
 OK, NOTE, WRONG = "ok", "note", "wrong"
 
@@ -476,6 +481,12 @@ def check_share(situation: Situation) -> Iterator[Finding]:
     """Whether the folder of the database can be used, and nobody else has the file open."""
     folder = ROOT / Path(situation.settings["data_dir"]).expanduser()
     file = folder / "users.db"
+    if part := next(filter(SYNCHRONIZED.fullmatch, folder.resolve().parts), ""):
+        yield Finding(
+            NOTE,
+            f"{folder} is in {part}, which copies users.db while the backend writes into it, and may put an older one "
+            "in its place. Stop the VM, and move this project (or data_dir) to a folder outside.",
+        )
     if not folder.exists():
         yield Finding(OK, f"{folder} is made at the first start")
         return
