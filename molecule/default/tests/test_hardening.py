@@ -86,8 +86,8 @@ def normal(requirement: str) -> str:
 
 
 def locked(source: Path) -> set[str]:
-    lines = (source / "requirements.txt").read_text().splitlines()
     """The packages that an app's requirements allow."""
+    lines = (source / "requirements.txt").read_text().splitlines()
     return {normal(line.split()[0].rstrip(";")) for line in lines if "==" in line and not line.startswith(" ")}
 
 
