@@ -142,7 +142,7 @@ def test_a_shared_folder_is_mounted_and_never_replaced_by_an_empty_one(render: A
     unit = render("service", "unit.service.j2", **service(volumes=[SHARED]))
     assert mounts(unit) == ["type=bind,source=/srv/my-data,target=/data"]
     assert "ExecStartPre=/usr/local/lib/users-shared.sh /srv/my-data backend\n" in unit
-    assert "Wants=network-online.target srv-my\\x2ddata.mount\n" in unit  # systemd-escape(1) --path
+    assert "Wants=docker.service network-online.target srv-my\\x2ddata.mount\n" in unit  # systemd-escape(1) --path
     assert "After=docker.service network-online.target srv-my\\x2ddata.mount\n" in unit
 
 
@@ -152,6 +152,7 @@ def test_a_folder_below_the_shared_one_needs_the_shared_one(render: Any) -> None
     assert mounts(unit)[1] == "type=bind,source=/srv/my-data/backups,target=/data"
     assert "shared.sh /srv/my-data backend\n" in unit
     assert "shared.sh /var/lib/users" not in unit
+    assert re.findall("^RequiresMountsFor=(.*)", unit, re.MULTILINE) == ["/var/lib/users"]
 
 
 def test_a_folder_of_the_machine_alone_needs_no_share(render: Any) -> None:

@@ -226,6 +226,16 @@ def test_a_new_service_that_ends_again_and_again_is_not_waited_for(machine: Cont
     assert log in said
 
 
+def test_another_program_on_its_port_is_not_taken_for_the_service(machine: Container) -> None:
+    write_probe(machine, WORKS)
+    list_services(machine, **PROBE)
+    machine.says("sudo systemd-run --quiet --unit other python3 -m http.server 9000")
+    said = machine.playbook(fails=True)
+    assert "probe did not become healthy. There is no version before it, so it is stopped." in said
+    assert "address already in use" in said
+    machine.says("sudo systemctl stop other")
+
+
 def test_a_service_without_a_port_is_as_its_image_says_or_is_refused(machine: Container) -> None:
     list_services(machine, source=PROBE["source"])
     for none in (WORKS, f"HEALTHCHECK NONE\n{WORKS}"):
@@ -263,6 +273,13 @@ def test_the_version_before_serves_on_beside_one(machine: Container, broken: str
         assert "probe: the new version did not become healthy. The version before still serves." in said
     assert all(seen) and len(seen) > 1
     assert containers(machine) == before
+
+
+def test_a_renamed_service_serves_until_the_one_of_the_new_name_is_built(machine: Container) -> None:
+    write_probe(machine, BROKEN["which cannot be built"][0])
+    machine.settings(live_reload=False, services={"renamed": PROBE})
+    assert "The image of renamed could not be built" in message(machine)
+    assert answers("probe")
 
 
 def test_what_only_fails_in_its_place_makes_room_for_the_version_before(machine: Container) -> None:
@@ -318,10 +335,39 @@ def test_a_deployment_that_is_cut_off_is_made_good_by_the_next(machine: Containe
     assert machine.ssh("systemctl status users-probe-trial").returncode == 4, "no such unit"
 
 
-@pytest.mark.parametrize("command", ["sudo docker kill users-probe", "sudo systemctl restart docker"])
-def test_what_is_killed_starts_again(machine: Container, command: str) -> None:
-    machine.says(command)
+# Its first start fails, which takes away the file.
+DOCKERD_FAILS_ONCE = """
+mkdir --parents /run/systemd/system/docker.service.d
+printf '[Service]\nExecStartPre=/bin/sh -c "! rm /run/fails"\n' > /run/systemd/system/docker.service.d/fails.conf
+systemctl daemon-reload
+touch /run/fails
+systemctl kill --signal KILL docker
+while [ -e /run/fails ] || ! systemctl --quiet is-active docker; do sleep 0.1; done
+rm /run/systemd/system/docker.service.d/fails.conf
+systemctl daemon-reload
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "docker kill users-probe",
+        "systemctl restart docker",
+        "systemctl stop docker; systemctl start docker",
+        DOCKERD_FAILS_ONCE,
+    ],
+)
+def test_what_is_killed_or_stopped_starts_again(machine: Container, command: str) -> None:
+    machine.says(f"sudo sh -ec {shlex.quote(command)}")
     wait_until_all_answer()
+
+
+def test_dockerd_starts_again_for_settings_that_it_has_not_read(machine: Container) -> None:
+    machine.says("sudo systemctl --quiet disable docker && sudo touch /etc/docker/daemon.json")
+    machine.playbook()
+    machine.says("systemctl is-enabled docker && test /run/docker.pid -nt /etc/docker/daemon.json")
+    wait_until_all_answer()
+    assert tasks(machine)["changed"] == 0
 
 
 @pytest.mark.parametrize(
@@ -355,6 +401,16 @@ def test_all_is_there_again_after_the_power_was_cut(machine: Container) -> None:
         name: image for name, (_, image) in before.items()
     }
     assert tasks(machine)["changed"] == 0
+
+
+def test_a_service_does_not_start_without_the_disk_of_its_data(machine: Container) -> None:
+    machine.says("echo 'none /var/lib/probe nofs nofail 0 0' | sudo tee -a /etc/fstab && sudo systemctl daemon-reload")
+    assert "ependency" in machine.ssh("sudo systemctl restart users-probe").stderr
+    assert not answers("probe")
+    machine.says(
+        "sudo sed -i '\\,/var/lib/probe,d' /etc/fstab && sudo systemctl daemon-reload && sudo systemctl start users-probe"
+    )
+    wait_until_all_answer()
 
 
 def test_a_service_off_the_list_leaves_its_data_alone(machine: Container) -> None:
