@@ -101,6 +101,7 @@ restore() {
 load() {
     if usable "$images"; then
         docker load --quiet --input "$images"
+        sync    # Docker does not, and a power cut would leave empty files
     fi
 }
 
