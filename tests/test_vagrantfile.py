@@ -37,7 +37,8 @@ match call[0]:
     case "list" if call[1] == "systemproperties":
         print("Default machine folder: " + str(folder))
     case "showvminfo":
-        print('name="box"\\nCfgFile="' + str(folder) + '/box.vbox"\\nVMState="poweroff"\\nnic1="nat"')
+        state = (folder / "state").read_text() if (folder / "state").exists() else "poweroff"
+        print('name="box"\\nCfgFile="' + str(folder) + '/box.vbox"\\nVMState="' + state + '"\\nnic1="nat"')
     case "guestproperty":
         print("Value: 7.0.20")
     case "startvm":
@@ -139,7 +140,7 @@ def test_an_export_without_a_vm_leaves_no_file(project: Path) -> None:
 
 def test_without_virtualbox_and_a_box_it_is_make_up_that_helps(project: Path) -> None:
     result = vagrant(project, "up", provider="libvirt")
-    assert "there is no box for QEMU yet. Run `make up`, which builds one." in result.stdout
+    assert "if not, `make up`, which builds a box." in result.stdout
     assert result.returncode == 1
     result = vagrant(project, "status", provider="libvirt")
     assert "not created (libvirt)" in result.stdout
@@ -212,6 +213,38 @@ def test_a_busy_port_is_named_with_its_program_and_the_setting_before_anything_b
     assert f"(process {os.getpid()})" in message
     assert "services.frontend.host_port" in message
     assert '"startvm"' not in (project.parent / "bin/calls").read_text()
+
+
+def test_an_address_of_another_computer_is_told(project: Path, box: str) -> None:
+    text = f"{box}host_ip: 192.0.2.1\nopen_to_the_network_without_password: true\n"  # RFC 5737: nobody's
+    (project / "settings.local.yml").write_text(text)
+    said = vagrant(project, "up", "--provider", "virtualbox").stdout
+    assert said.splitlines()[-1] == "192.0.2.1 is no address of this computer. Change host_ip in settings.local.yml."
+
+
+def test_a_paused_vm_holds_its_ports_itself(project: Path, box: str, free_ports: tuple[int, int]) -> None:
+    (project / "settings.local.yml").write_text(box + port_settings(*free_ports))
+    vagrant(project, "up", "--provider", "virtualbox")
+    (project.parent / "bin/state").write_text("paused")
+    with socket.create_server(("127.0.0.1", free_ports[0])):
+        said = vagrant(project, "up").stdout
+    assert "is already in use" not in said
+    assert '"controlvm"' in (project.parent / "bin/calls").read_text()  # with "resume"
+
+
+def test_a_provisioning_that_failed_is_begun_again(project: Path, box: str, free_ports: tuple[int, int]) -> None:
+    (project / "settings.local.yml").write_text(box + port_settings(*free_ports))
+    vagrant(project, "up", "--provider", "virtualbox")  # fails
+    [folder] = project.glob(".vagrant/machines/default/virtualbox")
+    mark = folder / "action_provision"
+    begun = f"1.5:{(folder / 'id').read_text()}"  # as Vagrant writes it before the first step
+    mark.write_text(begun)
+    vagrant(project, "up")
+    assert not mark.exists()
+    mark.write_text(begun)
+    (folder / "users_provisioned").touch()
+    vagrant(project, "up")
+    assert mark.exists()
 
 
 def test_a_bad_setting_is_one_readable_message(project: Path) -> None:

@@ -137,11 +137,15 @@ def test_molecule_test_in_a_company_whose_proxy_is_the_only_way_out(forward_prox
     with cut_off():
         run("vagrant", "provision", "--provision-with", "ansible")  # our own box brings it along
         vm("apt-get purge -qy ansible-core")  # others do not
-        output = run("vagrant", "provision", "--provision-with", "ansible", fails=True)
+        next((WORK / "vagrant").glob("machines/*/*/users_provisioned")).unlink()  # as if the first time had failed
+        output = run("vagrant", "up", fails=True)
         assert "(the distribution's packages) does not answer. " in output
         assert "set network.http_proxy." in output
 
         proxy = forward_proxy(GATEWAY)
+        wrong = f"http://ana:Pa$$w0rd$x@{proxy.address}"
+        run("vagrant", "up", fails=True, **settings_with(network={"http_proxy": wrong}))  # it begins again
+        assert wrong in vm("cat /etc/apt/apt.conf.d/*")
         company = settings_with(network={"http_proxy": proxy.url, "https_proxy": proxy.url})
         run("vagrant", "provision", "--provision-with", "ansible", **company)
         run("molecule", "test", "--destroy", "never", **company)
