@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 from collections import namedtuple
@@ -22,6 +23,34 @@ def test_another_system_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch)
         up.Stop, match=r"(?s)this system \(Darwin\).*brew install --cask virtualbox vagrant.*make local"
     ):
         up.check_machine()
+
+
+def test_ubuntu_which_has_no_vagrant_is_told_so_before_anything_is_installed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "os-release").write_text('PRETTY_NAME="Ubuntu 24.04.1 LTS"\nID=ubuntu\nID_LIKE=debian\n')
+    monkeypatch.setattr(doctor, "OS_RELEASE", tmp_path / "os-release")
+    with pytest.raises(
+        up.Stop, match=r"(?s)this system \(Ubuntu 24.04.1 LTS\) is not Debian.*vagrantup.com.*make local"
+    ):
+        up.check_machine()
+
+
+def test_a_ctrl_c_leaves_vagrant_the_time_to_clean_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`make up`, whose `vagrant` here is a stand-in: a shell that needs a second to end."""
+    (tmp_path / "vagrant").write_text(
+        "#!/bin/sh\ntrap 'sleep 1; echo cleaned up; exit 1' INT\necho up\nsleep 9 > /dev/null & wait\n"
+    )
+    (tmp_path / "vagrant").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    command = [sys.executable, "-c", "import up; up.vagrant_up()"]
+    with subprocess.Popen(
+        command, cwd=ROOT / "tools", text=True, stdout=subprocess.PIPE, start_new_session=True
+    ) as made:
+        assert made.stdout and [made.stdout.readline() for _ in range(2)] == ["vagrant up ...\n", "up\n"]
+        os.killpg(made.pid, signal.SIGINT)
+        assert made.stdout.read() == "cleaned up\n"
+    assert made.returncode == 1
 
 
 def test_linux_without_apt_is_told_what_to_install(tmp_path: Path) -> None:

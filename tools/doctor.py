@@ -38,6 +38,7 @@ import network_check  # which also runs in the VM, by itself
 
 CACHED = ["packages.tar", "images.tar"]  # in cache_dir, as vagrant/cache.sh writes them
 BUNDLED_BOX = ".cache/bundle.box"  # where a bundle has its box (tools/bundle.py)
+OS_RELEASE = Path("/etc/os-release")
 OLDEST_VAGRANT = (2, 3, 4)  # as in the Vagrantfile
 DISK_NEEDED = 10  # GB: packages 1, the box three times (built, unpacked, imported) 2, the VM's disk 4, spare 3
 MEMORY_NEEDED = 3  # GB: the VM has 2
@@ -235,12 +236,12 @@ def look(patience: float = 30) -> Situation:
 
 def check_system(situation: Situation) -> Iterator[Finding]:
     """Operating system and versions, and whether a VM can be had here."""
-    name = platform.platform()
-    if os.path.exists("/etc/os-release"):
-        found = re.search(r'^PRETTY_NAME="?([^"\n]*)', Path("/etc/os-release").read_text(), re.MULTILINE)
-        name = f"{found[1]}, {name}" if found else name
+    release = OS_RELEASE.read_text() if OS_RELEASE.exists() else ""
+    found = re.search(r'^PRETTY_NAME="?([^"\n]*)', release, re.MULTILINE)
+    system = found[1] if found and platform.system() == "Linux" else platform.system()
     _, version = ask(["git", "describe", "--always", "--dirty"])
-    yield Finding(OK, f"{name}; Python {platform.python_version()}; this project {version.strip() or 'without git'}")
+    python = f"Python {platform.python_version()}"
+    yield Finding(OK, f"{system}, {platform.platform()}; {python}; this project {version.strip() or 'without git'}")
     if tuple(map(int, platform.python_version_tuple()[:2])) < (3, 11):
         yield Finding(NOTE, "`make local` would need Python 3.11 or newer; the VM does not.")
 
@@ -266,12 +267,12 @@ def check_system(situation: Situation) -> Iterator[Finding]:
             )
         return
 
-    system = platform.system()
-    if system != "Linux" or not shutil.which("apt-get"):
+    # Ubuntu has no Vagrant any more, and its last one is too old.
+    if platform.system() != "Linux" or not shutil.which("apt-get") or "ubuntu" in release:
         yield Finding(
             WRONG,
-            f"Vagrant and VirtualBox are not both installed, and this system ({system}) is not Debian or Ubuntu, "
-            "where they could be replaced. Install both and run `vagrant up`:\n"
+            f"Vagrant and VirtualBox are not both installed, and this system ({system}) is not Debian, whose packages "
+            "could replace them. Install both and run `vagrant up`:\n"
             "  macOS:    brew install --cask virtualbox vagrant\n"
             "  Windows:  winget install Oracle.VirtualBox Hashicorp.Vagrant\n"
             "  Linux:    your distribution's packages, or virtualbox.org and vagrantup.com\n"

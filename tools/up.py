@@ -1,6 +1,6 @@
 """Brings the VM up: with VirtualBox by `vagrant up` alone, without it through QEMU.
 
-Without VirtualBox, on Debian or Ubuntu, it installs Vagrant and QEMU, builds a box and the
+Without VirtualBox, on Debian, it installs Vagrant and QEMU, builds a box and the
 images' base from the distribution's packages, and then runs the same `vagrant up`.
 Run again, it finds everything in place and is done in seconds.
 """
@@ -22,7 +22,7 @@ from typing import Any
 import doctor
 from doctor import BUNDLED_BOX, CACHE, ROOT, Stop, has_kvm, read_settings
 
-SUDO = [] if os.geteuid() == 0 else ["sudo"]
+SUDO = ["sudo"] if hasattr(os, "geteuid") and os.geteuid() != 0 else []  # Windows has neither
 
 # The programs that only QEMU's way needs. libvirt-daemon-system brings the service, dnsmasq-base
 # the VM's addresses, mmdebstrap, extlinux and qemu-utils the box.
@@ -78,7 +78,7 @@ def check_machine() -> None:
 
 
 def install_packages(packages: list[str]) -> None:
-    """Installs those of Debian's or Ubuntu's packages that are missing."""
+    """Installs those of the distribution's packages that are missing."""
     query = subprocess.run(
         ["dpkg-query", "--show", "--showformat=${Package} ${Status}\n", *packages],
         check=False,  # it fails when one of them is unknown
@@ -194,13 +194,14 @@ def company_network() -> dict[str, str]:
 
 
 def vagrant_up() -> None:
-    """Runs `vagrant up`; its output goes to the terminal as it is."""
+    """Becomes `vagrant up`, which then ends as it likes: a Ctrl-C gives it time to clean up."""
     command = ["vagrant", "up"] if sys.stdout.isatty() else ["vagrant", "--no-tty", "up"]
     # A group that was joined a moment ago counts only in a new login; sg(1) is one.
     if SUDO and not os.access("/run/libvirt/libvirt-sock", os.W_OK) and shutil.which("sg"):
         command = ["sg", "libvirt", "-c", " ".join(command)]
-    if subprocess.run(command, check=False, cwd=ROOT).returncode != 0:
-        raise Stop("`vagrant up` did not finish; the message above says why. When it is mended, run `make up` again.")
+    print("vagrant up ...", flush=True)
+    os.chdir(ROOT)
+    os.execvp(command[0], command)
 
 
 def prepare_qemu() -> None:
@@ -227,7 +228,7 @@ def prepare_qemu() -> None:
 
 
 def main() -> int:
-    """Returns the exit status: 0 when both URLs answer, else 1."""
+    """Returns the exit status: 0 when all is prepared, 1 when it cannot be. `vagrant up` has one of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepare-only", action="store_true", help="install and build what is missing, start no VM")
     prepare_only = parser.parse_args().prepare_only
@@ -238,8 +239,10 @@ def main() -> int:
         if not (shutil.which("vagrant") and doctor.has_virtualbox()):
             prepare_qemu()
         if not prepare_only:
-            with step("vagrant up"):
-                vagrant_up()
+            vagrant_up()
+    except KeyboardInterrupt:
+        print("\nmake up was interrupted. Run it again: it goes on from there.", file=sys.stderr)
+        return 130
     except Stop as stop:
         print(f"\nmake up stopped: {stop}", file=sys.stderr)
         return 1
