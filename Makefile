@@ -4,7 +4,7 @@ LOCKS := apps/backend/requirements.txt apps/frontend/requirements.txt
 
 .PHONY: help
 help: ## list the targets
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 28
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-19s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # --- The VM --------------------------------------------------------------------------
 
@@ -164,14 +164,17 @@ lock: .venv/dev ## renew the locked requirements
 
 # --- The Python environment ----------------------------------------------------------
 
-.venv/apps: $(LOCKS) tools/venv
+# A link to a Python that an upgrade has removed counts as none.
+.venv/bin/python: ;
+
+.venv/apps: $(LOCKS) tools/venv .venv/bin/python
 	tools/venv $(LOCKS)
 	@touch $@
 
-.venv/bundle: requirements-bundle.txt tools/venv
+.venv/bundle: requirements-bundle.txt tools/venv .venv/bin/python
 	tools/venv requirements-bundle.txt
 	@touch $@
 
-.venv/dev: requirements-dev.txt requirements-bundle.txt $(LOCKS) tools/venv
+.venv/dev: requirements-dev.txt requirements-bundle.txt $(LOCKS) tools/venv .venv/bin/python
 	tools/venv $(LOCKS) requirements-dev.txt requirements-bundle.txt
 	@touch $@ .venv/apps .venv/bundle
