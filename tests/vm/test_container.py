@@ -340,6 +340,7 @@ DOCKERD_FAILS_ONCE = """
 mkdir --parents /run/systemd/system/docker.service.d
 printf '[Service]\nExecStartPre=/bin/sh -c "! rm /run/fails"\n' > /run/systemd/system/docker.service.d/fails.conf
 systemctl daemon-reload
+systemctl reset-failed docker    # it starts three times a minute at most
 touch /run/fails
 systemctl kill --signal KILL docker
 while [ -e /run/fails ] || ! systemctl --quiet is-active docker; do sleep 0.1; done
