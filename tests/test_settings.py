@@ -95,6 +95,10 @@ def test_a_service_that_is_not_enabled_is_not_there(project: Path) -> None:
     enabled = settings(project, "services: {database: {enabled: true}}")["services"]
     assert list(enabled) == ["database", "backend", "frontend"]  # in the order in which they start
     assert list(settings(project, "services: {frontend: {enabled: false}}")["services"]) == ["backend"]
+    instead = (
+        "services: {frontend: {enabled: false}, mine: {source: apps/mine, port: 8000, host_port: 8000, health_path: /}}"
+    )
+    assert list(settings(project, instead)["services"]) == ["backend", "mine"]
 
 
 def test_a_service_that_only_the_others_reach_needs_no_port(project: Path) -> None:
@@ -177,6 +181,7 @@ def test_what_is_open_has_a_password_or_somebody_wants_none(project: Path, local
             "it must be empty, or an address such as http://host:port.",
         ),
         ("network: {ca_certificate: ca.crt}", 'network.ca_certificate in the settings names "ca.crt", and there is no'),
+        ("network: {ca_certificate: certs\\ca.crt}", "with / between its parts"),
         ("vm: [", "settings.local.yml is not valid YAML at line"),
         (
             "vm:\n  cpus: 1\nhost_ip: 127.0.0.1\nvm:\n  memory: 4096\n",

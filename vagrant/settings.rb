@@ -35,7 +35,7 @@ module Settings
       raise Error, "#{key} in the settings names #{file.inspect}, and there is no such file in #{ROOT}. " \
                    "Put it there, or change the setting. What is in .cache comes from `make up`."
     end
-    merged.merge("services" => merged["services"].reject { |_name, service| service["enabled"] == false })
+    merged.merge("services" => enabled(merged))
   end
 
   # The folder of this computer that is /data in the VM. Raises Error where it cannot be made.
@@ -90,6 +90,10 @@ module Settings
     under.merge(over) { |_key, a, b| a.is_a?(Hash) && b.is_a?(Hash) ? merge(a, b) : b }
   end
 
+  def enabled(settings)
+    settings["services"].reject { |_name, service| service["enabled"] == false }
+  end
+
   def check(settings)
     check_key(nil, settings, SCHEMA)
     settings["services"].each do |name, service|
@@ -104,7 +108,7 @@ module Settings
       end
     end
     %w[port host_port https_port https_host_port].each do |key|
-      twice = settings["services"].filter_map { |_, s| s[key] }.tally.find { |_, count| count > 1 }
+      twice = enabled(settings).filter_map { |_, s| s[key] }.tally.find { |_, count| count > 1 }
       raise Error, "Two services have #{key} #{twice.first}; give each a port of its own." if twice
     end
     check_door(settings)

@@ -42,11 +42,16 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         try:
             settings = load(self._task.args["files"])
-            services = {name: each for name, each in settings["services"].items() if each.get("enabled") is not False}
+            services = enabled(settings)
             check_sources(services)
         except Wrong as wrong:
             return result | {"failed": True, "msg": str(wrong)}
         return result | {"settings": settings, "services": services}
+
+
+def enabled(settings: dict[str, Any]) -> dict[str, Any]:
+    """The services that shall run."""
+    return {name: each for name, each in settings["services"].items() if each.get("enabled") is not False}
 
 
 def load(files: list[str]) -> dict[str, Any]:
@@ -67,7 +72,7 @@ def load(files: list[str]) -> dict[str, Any]:
         if file and not (ROOT / file).is_file():
             raise Wrong(f"{group}.{key} in the settings names {json.dumps(file)}, and there is no such file in {ROOT}.")
     for key in ("port", "https_port"):
-        ports = [service[key] for service in settings["services"].values() if key in service]
+        ports = [service[key] for service in enabled(settings).values() if key in service]
         for port in ports:
             if ports.count(port) > 1:
                 raise Wrong(f"Two services have {key} {port}; give each a port of its own.")
