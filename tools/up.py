@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -193,15 +194,15 @@ def company_network() -> dict[str, str]:
     }
 
 
-def vagrant_up() -> None:
-    """Becomes `vagrant up`, which then ends as it likes: a Ctrl-C gives it time to clean up."""
+def vagrant_up() -> int:
+    """Runs `vagrant up`, and returns its exit status; its output goes to the terminal as it is."""
     command = ["vagrant", "up"] if sys.stdout.isatty() else ["vagrant", "--no-tty", "up"]
     # A group that was joined a moment ago counts only in a new login; sg(1) is one.
     if SUDO and not os.access("/run/libvirt/libvirt-sock", os.W_OK) and shutil.which("sg"):
         command = ["sg", "libvirt", "-c", " ".join(command)]
     print("vagrant up ...", flush=True)
-    os.chdir(ROOT)
-    os.execvp(command[0], command)
+    signal.signal(signal.SIGINT, lambda *_: None)  # Vagrant has a Ctrl-C, too: it cleans up, and ends when it has
+    return subprocess.call(command, cwd=ROOT)
 
 
 def prepare_qemu() -> None:
@@ -228,7 +229,7 @@ def prepare_qemu() -> None:
 
 
 def main() -> int:
-    """Returns the exit status: 0 when all is prepared, 1 when it cannot be. `vagrant up` has one of its own."""
+    """Returns the exit status: 0 when both URLs answer."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepare-only", action="store_true", help="install and build what is missing, start no VM")
     prepare_only = parser.parse_args().prepare_only
@@ -239,7 +240,7 @@ def main() -> int:
         if not (shutil.which("vagrant") and doctor.has_virtualbox()):
             prepare_qemu()
         if not prepare_only:
-            vagrant_up()
+            return vagrant_up()
     except KeyboardInterrupt:
         print("\nmake up was interrupted. Run it again: it goes on from there.", file=sys.stderr)
         return 130
