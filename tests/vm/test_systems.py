@@ -65,9 +65,11 @@ def test_over_ssh_the_services_are_the_machines_alone(lab: Container) -> None:
     lab.says("sudo mkdir --parents /data/lost+found && sudo touch /data/theirs")
     assert "/data is not empty, and belongs to another user than the services', whose id" in playbook(lab, fails=True)
     lab.says("[ $(stat --format %u /data/theirs) = 0 ] && sudo rm /data/theirs")
-    playbook(lab)
-    assert " changed=0 " in playbook(lab)
-    assert re.findall(r"(\S+):80[08]0 ", lab.says("ss -Hltn")) == ["127.0.0.1", "127.0.0.1"]
+    twin = {"source": "apps/frontend", "port": 8090, "host_port": 8090, "health_path": "/healthz"}
+    twin |= {"environment": {"BACKEND_URL": "http://backend:8080"}, "secrets": ["SECRET_KEY"]}
+    playbook(lab, services={"twin": twin})
+    assert " changed=0 " in playbook(lab, services={"twin": twin})
+    assert re.findall(r"(\S+):80[089]0 ", lab.says("ss -Hltn")) == ["127.0.0.1"] * 3
     lab.says("sudo apt-get install -qy --no-install-recommends curl")
     lab.says("curl -fsS -F id=1 -F name=Bia 127.0.0.1:8000/")
     read = "import sqlite3; print(*sqlite3.connect('/data/users.db').execute('SELECT name FROM users'))"
