@@ -128,6 +128,18 @@ def test_on_request_it_is_all_or_nothing(admin, http):
         http.delete(f"/users/{user_id}")
 
 
+@pytest.mark.parametrize("broken", [b'"9" x,Ana\n', b"9,Jos\xe9\n"])
+def test_what_stands_before_a_broken_line_is_saved_or_with_all_or_nothing_is_not(admin, http, broken):
+    text = b"id,name\n" + b"".join(b"%d,Ana\n" % n for n in range(1, 9)) + broken + b"10,Ana\n"
+    result = admin("import", "csv", "--all-or-nothing", text=text)
+    assert b"and was not saved. Excel" in result.stderr and b"Nor was anything before it" in result.stderr
+    assert users(http) == {}
+    result = admin("import", "csv", text=text)
+    assert result.returncode == 1
+    [line] = re.findall(rb"From line (\d+) on, this is no CSV", result.stderr)
+    assert [*users(http)] == [*range(1, int(line) - 1)]
+
+
 def test_a_file_of_excel_with_a_byte_order_mark_and_windows_line_ends(admin, http):
     assert admin("import", "csv", text=b"\xef\xbb\xbfid,name\r\n1,Jos\xc3\xa9\r\n").returncode == 0
     assert users(http) == {1: "José"}

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -53,7 +53,7 @@ def load(
     report = Report()
     entries = read(source)
     with copies.explained(database), closing(copies.writer(database)) as connection:
-        while chunk := list(entries if all_or_nothing else islice(entries, CHUNK)):
+        for chunk in [_all(entries)] if all_or_nothing else _chunks(entries):
             copies.begin(connection)
             for place, values in chunk:
                 try:
@@ -70,6 +70,28 @@ def load(
             else:
                 connection.commit()
     return report
+
+
+def _chunks(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
+    """So many entries at a time; where the file goes wrong, those before that first."""
+    chunk: list[Entry] = []
+    try:
+        for entry in entries:
+            chunk.append(entry)
+            if len(chunk) == CHUNK:
+                yield chunk
+                chunk = []
+    except StoreError:
+        yield chunk
+        raise
+    yield chunk
+
+
+def _all(entries: Iterator[Entry]) -> list[Entry]:
+    try:
+        return list(entries)
+    except StoreError as error:
+        raise StoreError(f"{error} Nor was anything before it: it is all or nothing.") from error
 
 
 def _save(connection: "copies.Connection", values: dict[str, Any]) -> bool:
