@@ -511,6 +511,27 @@ def test_of_hourly_copies_stay_the_last_ones_of_hours_days_and_weeks():
     assert Kept(0, 0, 0).choose(year) == set()
 
 
+def test_a_copy_of_a_clock_that_was_ahead_stops_no_hourly_ones(start_server):
+    server = start_server()
+    ahead = copies.make(server.database).path
+    ahead.rename(ahead.with_name("users-20990101T000000Z-1-hourly.db.gz"))
+    copies.make_hourly(server.database, Kept(24, 7, 4))
+    assert len(copies.find(server.database)) == 2
+
+
+def test_a_copy_with_tables_that_somebody_else_made_is_restored(start_either, tmp_path):
+    server = start_either()
+    server.http.post("/users", json={"id": 1, "name": "Ana"})
+    copy, file = copies.make(server.database).path, tmp_path / "copy.db"
+    file.write_bytes(gzip.decompress(copy.read_bytes()))
+    with closing(sqlite3.connect(file)) as connection:
+        connection.executescript("CREATE TABLE notes (text); CREATE INDEX i ON notes (text); ANALYZE")
+    copy.write_bytes(gzip.compress(file.read_bytes()))
+    server.http.delete("/users/1")
+    copies.restore(server.database, copy)
+    assert server.http.get("/users").json() == [{"id": 1, "name": "Ana"}]
+
+
 def test_the_hourly_copy_replaces_older_ones_and_touches_no_other(start_either, tmp_path):
     server = start_either()
     server.stop()

@@ -45,6 +45,12 @@ HOURLY = "hourly"  # made by the server itself, which also deletes them; the oth
 BEFORE_RESTORE = "before-restore"
 BEFORE_UPGRADE = "before-upgrade"
 
+# Somebody may have made others in one of them, by hand or with ANALYZE.
+TABLES_OF_BOTH = """
+    SELECT name FROM main.sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'
+    INTERSECT SELECT name FROM restored.sqlite_schema WHERE type = 'table'
+"""
+
 # How long a copy waits for a change that is being written.
 LOCK_SECONDS = 10
 
@@ -238,7 +244,9 @@ class Hourly:
 
     def _pause(self) -> float:
         now = time.time()
-        last = max((copy.made.timestamp() for copy in find(self._database) if copy.why == HOURLY), default=0)
+        last = 0.0
+        with suppress(OSError):  # the folder may not answer
+            last = max((copy.made.timestamp() for copy in find(self._database) if copy.why == HOURLY), default=0)
         return FIRST_SECONDS if now - last >= 3600 else 3600 - now % 3600
 
 
@@ -248,7 +256,7 @@ def make_hourly(database: Path | Server, kept: Kept) -> None:
         require(database)
         with workplace(database) as work:
             # Of another backend on the same database, while this one waited for the folder.
-            if any(copy.why == HOURLY and copy.made >= _hour() for copy in find(database)):
+            if any(copy.why == HOURLY and _hour(copy.made) == _hour(datetime.now(UTC)) for copy in find(database)):
                 return
             copy = _make(database, HOURLY, work)
     except StoreError as error:
@@ -260,9 +268,9 @@ def make_hourly(database: Path | Server, kept: Kept) -> None:
         old.path.unlink()
 
 
-def _hour() -> datetime:
-    """When this hour began."""
-    return datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+def _hour(time: datetime) -> datetime:
+    """When the hour of that time began."""
+    return time.replace(minute=0, second=0, microsecond=0)
 
 
 def _make(database: Path | Server, why: str, work: Path) -> Copy:
@@ -292,7 +300,7 @@ def _exchange(database: Path, restored: Path, work: Path) -> Path:
         connection.execute("BEGIN IMMEDIATE")  # from here on nobody else writes, so that the copy misses nothing
         kept = _make(database, BEFORE_RESTORE, work).path
         require_present_schema(connection, database)
-        for [table] in connection.execute("SELECT name FROM restored.sqlite_schema WHERE type = 'table'").fetchall():
+        for [table] in connection.execute(TABLES_OF_BOTH).fetchall():
             connection.execute(f"DELETE FROM main.{table}")
             connection.execute(f"INSERT INTO main.{table} SELECT * FROM restored.{table}")
         connection.commit()
