@@ -87,7 +87,7 @@ def test_every_sentence_has_a_translation_and_no_translation_is_left_over() -> N
 
 
 def said_by_backend() -> Iterator[str]:
-    """Every sentence about the database in the backend's code, with {} for each value.
+    """Every sentence in the backend's code that a page may show, about the database or its own name, with {} for each value.
 
     Those of the commands for copies and files are met in a terminal, never in a page.
     """
@@ -102,9 +102,15 @@ def said_by_backend() -> Iterator[str]:
                     args=[ast.Constant(value=sentence)],
                 ):
                     yield sentence
-                case ast.Call(
-                    func=ast.Name(id="StoreError" | "DiskFull" | "Damaged" | "InUse" | "Unknown"),
-                    args=[ast.JoinedStr(values=parts)],
+                case (
+                    ast.Call(
+                        func=ast.Name(id="StoreError" | "DiskFull" | "Damaged" | "InUse" | "Unknown"),
+                        args=[ast.JoinedStr(values=parts)],
+                    )
+                    | ast.Call(
+                        func=ast.Name(id="Problem"),
+                        args=[ast.Constant(value=421), ast.JoinedStr(values=parts)],
+                    )
                 ):
                     yield "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in parts)
 
@@ -208,7 +214,7 @@ def every_page(app: Any, client: Any, stand_in: Any, monkeypatch: pytest.MonkeyP
     yield post("/users/7/edit")
     yield post("/users/7/delete")
     stand_in.say("PUT /users/7", 412, said)
-    yield post("/users/7/edit")
+    yield post("/users/7/edit", name="ANOTHER")
     stand_in.say("GET /users/7", 404, said)
     yield client.get("/users/7/edit").text
     stand_in.say("GET /users/7", 500, said)

@@ -186,6 +186,13 @@ def test_who_was_slower_is_told_and_may_insist(
     assert 'name="etag" value="&#34;2&#34;"' in answer.text
 
 
+def test_a_name_that_is_sent_twice_was_changed_by_nobody_else(client: Any, stand_in: Any) -> None:
+    stand_in.say("GET /users/7", 200, {"id": 7, "name": "José"}, headers={"ETag": '"2"'})
+    stand_in.say("PUT /users/7", 412, problem(412, "x"))
+    answer = client.post("/users/7/edit", data={"name": " Jose\N{COMBINING ACUTE ACCENT} ", "etag": '"1"'})
+    assert (answer.status_code, answer.text) == (303, "User 7 is now called José.\n")
+
+
 @pytest.mark.parametrize("etag", ["", "*", "1", '"', '"1"\r\nx: y', '"é"', 'W/"1"'])
 def test_what_is_no_etag_is_not_sent(client: Any, stand_in: Any, etag: str) -> None:
     stand_in.say("DELETE /users/7", 204, raw=b"")

@@ -124,7 +124,7 @@ class Answer(NamedTuple):
                 sentence = _("The disk of the database is full: free some space, and try again.")
                 return BackendError(503, sentence, nothing_changed, detail=detail)
         sentence = _("The backend failed with status {status}.").format(status=self.status)
-        return BackendError(502, sentence, _fate(self.method, PERHAPS_CHANGED))
+        return BackendError(502, sentence, _fate(self.method, PERHAPS_CHANGED), detail=detail)
 
 
 def _read_json(content: bytes) -> Any:

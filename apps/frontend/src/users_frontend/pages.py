@@ -1,6 +1,7 @@
 """The pages, the health check and the metrics."""
 
 import json
+import unicodedata
 from functools import lru_cache
 from typing import Any, cast
 from urllib.parse import urlencode
@@ -144,6 +145,8 @@ def rename(user_id: int) -> Response | tuple[str, int]:
             raise
         if error.status == 412:
             user, etag = _now(user_id, error)
+            if user.name == unicodedata.normalize("NFC", name).strip():  # sent twice: it was made the first time
+                return _done("renamed", user.id, user.name)
         page = render_template("edit.html", user_id=user_id, values={"name": name}, etag=etag, error=error)
         return page, error.status
     return _done("renamed", user.id, user.name)

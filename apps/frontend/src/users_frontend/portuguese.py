@@ -151,6 +151,9 @@ BACKEND = {
     "Too many requests are waiting. Try again in a second.": (
         "Há requisições demais à espera. Tente de novo em um segundo."
     ),
+    "This server is not called {}. Use localhost or an IP address, or add the name to the setting ALLOWED_HOSTS.": (
+        "Este servidor não se chama {}. Use localhost ou um endereço IP, ou acrescente o nome ao ajuste ALLOWED_HOSTS."
+    ),
     "The folder of the database {} does not exist. "
     "Create or mount it, or set DATABASE_URL to a file in another folder.": (
         "A pasta do banco de dados {} não existe. "
