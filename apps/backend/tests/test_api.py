@@ -72,6 +72,7 @@ def test_a_change_with_if_match_is_made_only_to_what_was_read(http, check_proble
     assert http.get("/users/1").json()["name"] == "Bia"
     weak = {"if-match": f"W/{http.get('/users/1').headers['etag']}"}
     check_problem(http.delete("/users/1", headers=weak), 412)
+    check_problem(http.delete("/users/1", headers={"if-match": ""}), 412)  # a list of none
     one_of_two = {"if-match": f'"x,y" , {http.get("/users/1").headers["etag"]}'}
     assert http.delete("/users/1", headers=one_of_two).status_code == 204
     for any_state in (read, {"if-match": "*"}):

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import time
 
 import pytest
 
@@ -170,6 +171,18 @@ def test_a_query_cannot_stand_in_for_the_path(http, check_problem):
     http.post("/users", content=user())
     check_problem(http.delete("/users/2?id=1"), 422, "No parameter is known here")
     assert http.get("/users/1").status_code == 200
+
+
+def test_an_offer_of_http_2_takes_nothing_from_the_body(http):
+    """As Java's HttpClient makes it: the body in a packet of its own."""
+    body = b'{"id": 1, "name": "Ana"}'
+    head = f"POST /users HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nContent-Length: {len(body)}\r\n"
+    with socket.create_connection((http.base_url.host, http.base_url.port), timeout=5) as connection:
+        connection.sendall(f"{head}Host: localhost\r\nHTTP2-Settings: AAEAAEAA\r\nUpgrade: h2c\r\n\r\n".encode())
+        time.sleep(0.1)
+        connection.sendall(body)
+        assert connection.recv(4096).startswith(b"HTTP/1.1 201 ")
+    assert http.get("/users/1").json()["name"] == "Ana"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from http.client import HTTPConnection
 
 import httpx
 import pytest
@@ -168,6 +170,19 @@ def write_until_gone(server, first, acknowledged):
             return
         assert response.status_code == 201
         acknowledged.append(user_id)
+
+
+@pytest.mark.slow
+def test_who_pauses_for_a_while_still_has_the_connection(start_server):
+    server = start_server()
+    with closing(HTTPConnection(server.http.base_url.host, server.http.base_url.port)) as client:
+        client.request("GET", "/healthz")
+        client.getresponse().read()
+        connection = client.sock
+        time.sleep(7)  # uvicorn's own limit is 5
+        client.request("GET", "/healthz")
+        assert client.getresponse().read() == b"ok"
+        assert client.sock is connection
 
 
 def test_a_server_that_is_told_to_stop_answers_what_it_has_accepted(start_server):

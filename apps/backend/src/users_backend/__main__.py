@@ -4,6 +4,7 @@ import argparse
 import gc
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -20,15 +21,28 @@ from users_backend.problems import Problem
 # Less than the 10 seconds after which `docker stop` kills.
 SHUTDOWN_SECONDS = 5
 
+UPGRADE = re.compile(rb"\nupgrade:", re.IGNORECASE)
+
 logger = logging.getLogger(__name__)
 
 
 class Protocol(HttpToolsProtocol):
     """uvicorn's reading of HTTP, which answers with a problem even what is no HTTP."""
 
+    def data_received(self, data: bytes) -> None:
+        """Read on past an offer of HTTP/2, as Java makes it: the parser would leave out the body (RFC 9110, section 7.8).
+
+        No JSON has these characters, so what is renamed is a header.
+        """
+        super().data_received(UPGRADE.sub(b"\nx-grade:", data))
+
     def send_400_response(self, msg: str) -> None:
         """Answer and close. `msg` is uvicorn's own sentence."""
-        problem = Problem(400, f"{msg} Send HTTP/1.1, to an address that starts with http:// and not https://.")
+        problem = Problem(
+            400,
+            f"{msg} Send HTTP/1.1, to an address that starts with http:// and not https://, and write letters such as é "
+            "in it percent-encoded (curl --get --data-urlencode name=José ADDRESS does so).",
+        )
         response = problem.response(new_request_id())
         head = b"".join(b"%s: %s\r\n" % header for header in response.raw_headers)
         self.transport.write(b"HTTP/1.1 400 Bad Request\r\n%sconnection: close\r\n\r\n%s" % (head, response.body))
@@ -66,6 +80,7 @@ def main() -> None:
             access_log=False,  # ours has the request id and the duration
             proxy_headers=False,
             server_header=False,
+            timeout_keep_alive=150,  # people pause: a request just then would meet the connection's end
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         )
     )

@@ -67,7 +67,7 @@ def _etag(user: str) -> str:
 async def _unchanged(request: Request, user_id: int) -> str | None:
     """The name that the user must still have, if If-Match asks for it (RFC 9110, section 13.1.1). Raise Problem."""
     tags = ",".join(request.headers.getlist("If-Match"))
-    if tags.strip() in ("", "*"):
+    if "If-Match" not in request.headers or tags.strip() == "*":
         return None
     user = await _store(request).get(user_id)
     if user is None:

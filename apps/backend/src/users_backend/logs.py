@@ -54,9 +54,9 @@ class RequestLog:
         )
 
     def _write(self) -> None:
-        sys.stdout.write("".join(self._lines))
+        lines, self._lines = self._lines, []  # before they are written, which may fail
+        sys.stdout.write("".join(lines))
         sys.stdout.flush()
-        self._lines.clear()
 
 
 def configure(level: str) -> None:
