@@ -93,7 +93,7 @@ def test_a_service_that_does_not_answer_is_told_with_what_to_do(project: Path) -
     said = wait(project, port)
     assert f"\nThe VM runs, but backend does not answer at http://127.0.0.1:{port}{PATH} (" in said
     assert "Connection refused" in said
-    assert '(vagrant ssh --command "sudo journalctl --unit users-backend --lines 50")' in said
+    assert '(vagrant ssh --command "sudo journalctl --no-pager --unit users-backend --lines 50")' in said
     with service(port, 503):
         assert f"{PATH} (it says 503). " in wait(project, port)
 

@@ -23,7 +23,7 @@ module Health
 
       raise Settings::Error,
             "The VM runs, but #{forward[:name]} does not answer at #{url} (#{problem}). Look at its log " \
-            "(vagrant ssh --command \"sudo journalctl --unit users-#{forward[:name]} --lines 50\"), " \
+            "(vagrant ssh --command \"sudo journalctl --no-pager --unit users-#{forward[:name]} --lines 50\"), " \
             "then run `vagrant reload --provision`."
     end
   end

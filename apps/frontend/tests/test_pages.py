@@ -515,7 +515,7 @@ def test_a_database_that_cannot_be_used_is_told_with_the_reason(client: Any, sta
     assert html.count("✓ works") == 2
     assert "Database ✗ has a problem" in page_text(html)
     assert '<q><span lang="en">The file &lt;x&gt; is damaged.</span></q>' in html
-    assert "journalctl --unit users-backend" in html
+    assert "journalctl --no-pager --unit users-backend" in html
 
 
 def test_a_backend_that_is_down_is_told_with_what_to_do(lonely_client: Any, page_text: Any) -> None:
@@ -525,7 +525,7 @@ def test_a_backend_that_is_down_is_told_with_what_to_do(lonely_client: Any, page
     assert "Frontend ✓ works" in text
     assert "Backend ✗ has a problem" in text
     assert "Database ✗ unknown" in text
-    assert "systemctl status users-backend" in text
+    assert "systemctl status --no-pager users-backend" in text
 
 
 # Error pages

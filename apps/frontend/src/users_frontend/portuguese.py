@@ -88,11 +88,11 @@ PORTUGUESE = {
         "O disco do banco de dados está cheio: libere espaço e tente de novo."
     ),
     "The connection to the database broke while the change was being saved.": (
-        "A conexão com o banco de dados caiu enquanto a mudança era salva."
+        "A conexão com o banco de dados caiu enquanto a alteração era salva."
     ),
     "The backend failed with status {status}.": "O backend falhou com o status {status}.",
     "What answers as the backend does not speak like it (status {status}): check BACKEND_URL.": (
-        "O que responde como backend não fala como ele (status {status}): verifique BACKEND_URL."
+        "O que responde no endereço do backend não é o backend (status {status}): verifique BACKEND_URL."
     ),
     # The status page
     "Frontend": "Frontend",
@@ -100,7 +100,7 @@ PORTUGUESE = {
     "Database": "Banco de dados",
     "works": "funciona",
     "has a problem": "está com um problema",
-    "unknown": "desconhecida",
+    "unknown": "situação desconhecida",
     "It made this page.": "Foi ele que fez esta página.",
     "It answers.": "Ele responde.",
     "The backend can use it.": "O backend consegue usá-lo.",
@@ -185,7 +185,7 @@ BACKEND = {
         "ou mova-o para outro lugar, ou aponte DATABASE_URL para outro arquivo."
     ),
     "Another program holds the database {}. Nothing was saved. Close that program and try again.": (
-        "Outro programa está segurando o banco de dados {}. Nada foi salvo. Feche esse programa e tente de novo."
+        "Outro programa mantém o banco de dados {} bloqueado. Nada foi salvo. Feche esse programa e tente de novo."
     ),
     "The database {} cannot be used ({}). Nothing was saved. "
     "Check the disk and the permissions of the file, then try again.": (
@@ -202,8 +202,8 @@ BACKEND = {
     ),
     "The database {} went out of reach while the change was being saved ({}), so it is not known whether it was saved. "
     "Read the user, or send the change again.": (
-        "O banco de dados {} ficou fora de alcance enquanto a mudança era salva ({}), e não se sabe se ela foi salva. "
-        "Leia o usuário, ou envie a mudança de novo."
+        "O banco de dados {} ficou fora de alcance enquanto a alteração era salva ({}), e não se sabe se ela foi salva. "
+        "Leia o usuário, ou envie a alteração de novo."
     ),
     "The database {} was removed or replaced while it was in use, and what it held cannot be kept as a copy yet ({}). "
     "Make the folder {} writable, with space for it; the backend then goes on by itself.": (
@@ -270,7 +270,7 @@ BACKEND = {
         "Tente de novo; se não ajudar, veja com que o servidor está ocupado."
     ),
     "Another program holds users in the database {}. Nothing was saved. Let it end its transaction and try again.": (
-        "Outro programa está segurando usuários no banco de dados {}. Nada foi salvo. "
+        "Outro programa mantém usuários bloqueados no banco de dados {}. Nada foi salvo. "
         "Deixe-o terminar a transação e tente de novo."
     ),
     "The user of the database {} lacks a permission ({}). Nothing was saved. "
@@ -285,7 +285,7 @@ BACKEND = {
     ),
     "The connection to the database {} broke while the change was being saved, so it is not known whether it was "
     "saved. Read the user, or send the change again.": (
-        "A conexão com o banco de dados {} caiu enquanto a mudança era salva, e não se sabe se ela foi salva. "
-        "Leia o usuário ou envie a mudança de novo."
+        "A conexão com o banco de dados {} caiu enquanto a alteração era salva, e não se sabe se ela foi salva. "
+        "Leia o usuário ou envie a alteração de novo."
     ),
 }
