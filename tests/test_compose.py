@@ -73,7 +73,7 @@ def test_a_container_may_do_what_it_may_under_systemd(render: Any, name: str) ->
         [volume] = SERVICES[name]["volumes"]
         service["volumes"] = [volume | {"type": "bind"}]
     assert options_of_compose(service) == options_of_unit(text)
-    assert f"docker stop --time {service['stop_grace_period'].removesuffix('s')} " in text
+    assert f"docker stop -t {service['stop_grace_period'].removesuffix('s')} " in text
     # Nothing that would take it back.
     assert not service.keys() & {"privileged", "cap_add", "devices", "network_mode", "pid", "ipc", "userns_mode"}
 
