@@ -137,7 +137,7 @@ Made by `make docs` from the sources that each part names: change those, not thi
 From [`settings.yml`](../settings.yml); write those that you change into `settings.local.yml`, which git ignores. A
 value that is not allowed is refused with a sentence before anything starts. NAME is the name of a service.
 
-{table("setting | default | allowed | what it is", settings())}
+{table("setting | in settings.yml | allowed | what it is", settings())}
 
 ## Make targets
 
