@@ -511,12 +511,13 @@ def test_of_hourly_copies_stay_the_last_ones_of_hours_days_and_weeks():
     assert Kept(0, 0, 0).choose(year) == set()
 
 
-def test_a_copy_of_a_clock_that_was_ahead_stops_no_hourly_ones(start_server):
+@pytest.mark.parametrize(("day", "found"), [("20990101", 2), ("20260231", 1)])
+def test_a_copy_of_a_day_that_has_not_come_or_never_will_stops_no_hourly_ones(start_server, day, found):
     server = start_server()
-    ahead = copies.make(server.database).path
-    ahead.rename(ahead.with_name("users-20990101T000000Z-1-hourly.db.gz"))
+    strange = copies.make(server.database).path
+    strange.rename(strange.with_name(f"users-{day}T000000Z-1-hourly.db.gz"))
     copies.make_hourly(server.database, Kept(24, 7, 4))
-    assert len(copies.find(server.database)) == 2
+    assert len(copies.find(server.database)) == found
 
 
 def test_a_copy_with_tables_that_somebody_else_made_is_restored(start_either, tmp_path):
@@ -532,7 +533,7 @@ def test_a_copy_with_tables_that_somebody_else_made_is_restored(start_either, tm
     assert server.http.get("/users").json() == [{"id": 1, "name": "Ana"}]
 
 
-def test_the_hourly_copy_replaces_older_ones_and_touches_no_other(start_either, tmp_path):
+def test_the_hourly_copy_replaces_older_ones_and_touches_no_other(start_either):
     server = start_either()
     server.stop()
     by_hand = copies.make(server.database).path

@@ -102,8 +102,11 @@ def folder(database: Path | Server) -> Path:
 
 def find(database: Path | Server) -> list[Copy]:
     """The copies of a database, the newest first."""
-    matches = [(path, match) for path in folder(database).glob("*") if (match := _NAME.fullmatch(path.name))]
-    copies = [Copy(path, _time(match[1]), int(match[2]), match[3] or "") for path, match in matches]
+    copies = []
+    for path in folder(database).glob("*"):
+        if match := _NAME.fullmatch(path.name):
+            with suppress(ValueError):  # a day that there is not: the name was given by hand
+                copies.append(Copy(path, _time(match[1]), int(match[2]), match[3] or ""))
     return sorted(copies, key=lambda copy: copy.made, reverse=True)
 
 
@@ -297,7 +300,7 @@ def _exchange(database: Path, restored: Path, work: Path) -> Path:
     with explained(database), closing(connect(database)) as connection:
         connection.execute("PRAGMA journal_mode = TRUNCATE")
         connection.execute("ATTACH ? AS restored", [uri(restored, "ro")])
-        connection.execute("BEGIN IMMEDIATE")  # from here on nobody else writes, so that the copy misses nothing
+        begin(connection)  # from here on nobody else writes, so that the copy misses nothing
         kept = _make(database, BEFORE_RESTORE, work).path
         require_present_schema(connection, database)
         for [table] in connection.execute(TABLES_OF_BOTH).fetchall():
