@@ -20,6 +20,7 @@ from typing import Any
 
 import doctor
 import pytest
+from machine import free_port
 
 import box
 
@@ -198,8 +199,7 @@ def services(project: Project) -> Iterator[None]:
 
 @pytest.fixture
 def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    return free_port()
 
 
 def starting(lines: list[str], start: str) -> list[str]:
@@ -283,6 +283,18 @@ def test_a_busy_port_is_told_with_its_program_and_its_setting(project: Project) 
     assert line.startswith(f"wrong ports Port {project.ports[1]} of this computer is already in use by ")
     assert f"(process {os.getpid()})" in line
     assert "write services.frontend.host_port into settings.local.yml" in line
+
+
+def test_a_busy_port_of_https_is_told_where_https_is_on(project: Project) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        project.settings["services"]["frontend"]["https_host_port"] = port
+        _, lines = project.doctor()
+        assert not starting(lines, f"wrong ports Port {port}")
+        project.settings["https"] = {"domain": "localhost"}
+        _, lines = project.doctor()
+    [line] = starting(lines, f"wrong ports Port {port} of this computer is already in use by ")
+    assert "write services.frontend.https_host_port into settings.local.yml" in line
 
 
 def test_an_address_of_another_computer_is_told(project: Project) -> None:

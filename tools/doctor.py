@@ -198,6 +198,15 @@ def with_port(settings: Any) -> Any:
     return {name: service for name, service in settings["services"].items() if "host_port" in service}
 
 
+def forwards(settings: Any) -> Iterator[tuple[str, str, str, int]]:
+    """What leads from this computer to the services: name, setting, address and port, as vagrant/settings.rb has it."""
+    for name, service in with_port(settings).items():
+        yield name, f"services.{name}.host_port", address_of_ports(settings), service["host_port"]
+        if settings["https"]["domain"] and "https_port" in service and "https_host_port" in service:
+            key = f"services.{name}.https_host_port"
+            yield f"{name}, https", key, settings["host_ip"], service["https_host_port"]
+
+
 def has_virtualbox() -> bool:
     return bool(shutil.which("VBoxManage") or os.environ.get("VBOX_MSI_INSTALL_PATH"))
 
@@ -392,12 +401,8 @@ def check_settings(situation: Situation) -> Iterator[Finding]:
 
 def check_ports(situation: Situation) -> Iterator[Finding]:
     """Whether the services' ports of this computer are free, or the VM's own."""
-    address = address_of_ports(situation.settings)
-    for name, service in with_port(situation.settings).items():
-        port = service["host_port"]
-        another = (
-            f"choose another port: write services.{name}.host_port into settings.local.yml (settings.yml shows how)."
-        )
+    for name, key, address, port in forwards(situation.settings):
+        another = f"choose another port: write {key} into settings.local.yml (settings.yml shows how)."
         try:
             socket.create_server((address, port)).close()
         except OSError as error:
