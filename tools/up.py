@@ -81,13 +81,12 @@ def check_machine() -> None:
 def install_packages(packages: list[str]) -> None:
     """Installs those of the distribution's packages that are missing."""
     query = subprocess.run(
-        ["dpkg-query", "--show", "--showformat=${Package} ${Status}\n", *packages],
+        ["dpkg-query", "--show", "--showformat=${db:Status-Status} ${Package}\n", *packages],
         check=False,  # it fails when one of them is unknown
         text=True,
         capture_output=True,
     )
-    installed = {line.split()[0] for line in query.stdout.splitlines() if line.endswith("install ok installed")}
-    missing = [package for package in packages if package not in installed]
+    missing = [package for package in packages if f"installed {package}" not in query.stdout.splitlines()]
     if not missing:
         return
     with step(f"Installing {', '.join(missing)}"):
