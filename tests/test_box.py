@@ -254,7 +254,7 @@ def test_a_failed_build_leaves_nothing_and_says_why(boxes: Path) -> None:
     (boxes.parent / "box/build-box").write_text("#!/bin/sh\necho the mirror is on fire\nexit 1\n")
     with pytest.raises(Stop, match=r"(?s)box/build-box failed.*the mirror is on fire"):
         box.make("virtualbox", "1.0.0")
-    assert list((boxes / "debian-13/virtualbox").iterdir()) == []
+    assert list((boxes / "debian-13/virtualbox/1.0.0").iterdir()) == []
 
 
 def test_another_system_is_told_where_to_build(boxes: Path, monkeypatch: pytest.MonkeyPatch) -> None:

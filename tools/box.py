@@ -39,7 +39,7 @@ class Unreachable(Stop):
     """Ubuntu's server does not answer."""
 
 
-def check(provider: str, version: str) -> None:
+def check(version: str) -> None:
     """Raises Stop for what would fail only minutes later."""
     if not shutil.which("apt-get") or platform.machine() not in ("x86_64", "amd64"):
         raise Stop(
@@ -132,7 +132,7 @@ def make(provider: str, version: str, url: str = "", system: str = "") -> None:
 
     Without a `system` it is Ubuntu, or Debian where Ubuntu's server cannot be reached.
     """
-    check(provider, version)
+    check(version)
     arguments = ["--provider", provider, "--version", version, "--include", up.IN_THE_BOX]
     if system != "debian":
         try:
@@ -146,18 +146,14 @@ def make(provider: str, version: str, url: str = "", system: str = "") -> None:
     up.install_packages(PACKAGES[system])
     shelf = BOXES / SYSTEMS[system] / provider
     box = shelf / version / "package.box"
-    if box.parent.exists():
+    if box.exists():
         raise Stop(
             f"{box.parent.relative_to(ROOT)} is there already. Give another VERSION: "
             "whoever has this one would never notice that it changed."
         )
-    box.parent.mkdir(parents=True)
-    try:
-        with up.step(f"Building {box.relative_to(ROOT)}"):
-            up.run_recipe("build-box", box, *arguments)
-    except Stop:
-        box.parent.rmdir()
-        raise
+    box.parent.mkdir(parents=True, exist_ok=True)
+    with up.step(f"Building {box.relative_to(ROOT)}"):
+        up.run_recipe("build-box", box, *arguments)
     name = f"users/{SYSTEMS[system]}"
     url = url or shelf.as_uri()
     catalogue(shelf / "box.json", name, provider, version, url, checksum_of(box))
