@@ -5,7 +5,13 @@ require "yaml"
 # The settings: settings.yml, then what `make up` found out about this machine,
 # then settings.local.yml (or the file that SETTINGS_LOCAL names), each over the one before.
 module Settings
-  class Error < StandardError; end
+  # In Vagrant, one of its own, which it shows without a backtrace.
+  class Error < (defined?(Vagrant) ? Vagrant::Errors::VagrantError : StandardError)
+    # What `raise Error, message` calls: `new` of Vagrant's takes no message.
+    def self.exception(message)
+      new.exception(message)
+    end
+  end
 
   ROOT = File.expand_path("..", __dir__)
   LOCAL = ENV.fetch("SETTINGS_LOCAL", "settings.local.yml")
