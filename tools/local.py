@@ -11,18 +11,12 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
-from doctor import holder_of_port
+from doctor import ROOT, Stop, get, holder_of_port
 
-ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
 PATIENCE = 30  # seconds until both apps must answer
-
-
-class Stop(Exception):
-    """The apps cannot run; the message says what happened and what to do next."""
 
 
 def port(key: str, default: int) -> int:
@@ -73,7 +67,7 @@ def wait_until_healthy(app: str, process: subprocess.Popen[bytes], url: str) -> 
         if process.poll() is not None:
             raise Stop(f"The {app} ended with status {process.returncode}; its message stands above.")
         try:
-            urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{url}/healthz", timeout=5).close()
+            get(f"{url}/healthz")
             return
         except OSError:
             time.sleep(0.1)
