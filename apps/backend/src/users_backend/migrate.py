@@ -57,7 +57,6 @@ def moved(file: Path, server: Server) -> Iterator[tuple[Sum, Sum]]:
         if after != before:
             raise StoreError(f"The database {server} holds {after}, and the file {file} {before}. Use the file.")
         yield before, after
-        source.rollback()
 
 
 def _rows(connection: postgres.Connection) -> Iterator[Any]:

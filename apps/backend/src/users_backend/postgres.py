@@ -163,10 +163,7 @@ def prepare(connection: Connection, server: Server) -> None:
 
 def _version(connection: Connection, server: Server) -> int:
     """The schema version, 0 for an empty database. Raise StoreError for one that is not ours, or newer."""
-    # From one snapshot: to_regclass() looks anew each time, and so may see half of what another backend commits.
-    tables = {
-        name for (name,) in connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")
-    }
+    tables = _tables_there(connection)
     if "users" in tables and "users_schema" not in tables:
         raise StoreError(f"The database {server} belongs to another program. Set DATABASE_URL to another one.")
     version = 0
@@ -178,6 +175,13 @@ def _version(connection: Connection, server: Server) -> int:
             f"up to {len(MIGRATIONS)}. Run a newer backend, or set DATABASE_URL to another database."
         )
     return int(version)
+
+
+def _tables_there(connection: Connection) -> set[str]:
+    """The tables of the database, from one snapshot: to_regclass() may see half of what another backend commits."""
+    return {
+        name for (name,) in connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")
+    }
 
 
 # --- The store -----------------------------------------------------------------------
@@ -314,9 +318,7 @@ def write_all(connection: Connection, path: Path) -> None:
 
 def read_all(source: sqlite3.Connection, connection: Connection) -> None:
     """Put the rows of a SQLite file of the present schema in the place of all there are, in an open transaction."""
-    ours = {
-        name for (name,) in connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")
-    }
+    ours = _tables_there(connection)
     for table, columns in _tables(source):
         if table not in ours:  # made by hand in the file
             continue
