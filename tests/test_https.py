@@ -24,6 +24,7 @@ from typing import Any
 import acme
 import pytest
 import up
+from machine import free_port
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,11 +32,6 @@ DOMAIN = "users.example.com"
 PASSWORD = "just for the test"
 TOOLS = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 LIMIT = 1_000_000  # bytes of a request
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 class Service(BaseHTTPRequestHandler):
@@ -469,7 +465,7 @@ def test_make_trust_without_https_says_what_is_missing(proxy: Proxy, tmp_path: P
 # --- Graded by a scanner -------------------------------------------------------------
 
 
-def test_a_scanner_finds_nothing_that_would_cost_the_best_grade(proxy: Proxy, users: list[str]) -> None:
+def test_a_scanner_finds_nothing_that_would_cost_the_best_grade(proxy: Proxy) -> None:
     with acme.authority(proxy.folder, "127.0.0.1", (proxy.http, proxy.https)) as authority:
         settings = {"proxy_acme_url": authority.url, "proxy_acme_ca_certificate": str(authority.certificate)}
         assert proxy.start(**settings) == ""

@@ -205,7 +205,7 @@ def test_the_registry_is_the_one_in_the_name_of_the_image_or_the_mirror(server: 
     assert line.startswith("mirror.invalid (the base image) does not answer.")
 
 
-def test_each_host_that_does_not_answer_has_a_line(server: str) -> None:
+def test_each_host_that_does_not_answer_has_a_line() -> None:
     settings = {"pip_index_url": "http://index.invalid", "base_image": "registry.invalid/python"}
     assert [line.split()[0] for line in check("pip", "registry", **settings)] == ["index.invalid", "registry.invalid"]
 

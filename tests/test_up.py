@@ -111,9 +111,7 @@ def test_little_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         up.check_machine()
 
 
-def test_unreachable_package_mirrors_are_told(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unreachable_package_mirrors_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real apt-get, with a proxy that nobody runs (port 9 is reserved for discarding, RFC 863)."""
     monkeypatch.setattr(up, "PACKAGES", ["no-such-package-of-ours"])
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import up
+from machine import free_port
 
 CLIENTS = 32
 BACKEND, FRONTEND = 18080, 18000  # tests/vm/settings.yml
@@ -170,8 +171,7 @@ class LossyDisk:
         self.file = folder / f"{name}.img"
         self.file.write_bytes(b"")
         os.truncate(self.file, size)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port = free.getsockname()[1]
+        self._port = free_port()
         self.xml = folder / f"{name}.xml"
         self.xml.write_text(
             f"<disk type='network' device='disk'><driver name='qemu' type='raw'/><target dev='{target}' bus='virtio'/>"

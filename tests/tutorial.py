@@ -7,7 +7,6 @@ to replace in a file, and everything else a whole file. The paragraph before it 
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from shutil import copy, copytree
 from typing import Any, NamedTuple
 
 import yaml
+from machine import free_port
 
 BLOCK = re.compile(
     r"(?:^(?P<paragraph>(?:(?!```).+\n)+)\n)?^```(?P<language>\w+)\n(?P<content>(?:.*\n)*?)```$", re.MULTILINE
@@ -130,8 +130,7 @@ def get(url: str, body: str | None = None) -> tuple[int, str]:
 @contextmanager
 def server(command: list[str], **environment: str) -> Iterator[str]:
     """A service on a free port; it must end well when it is asked to."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     url = f"http://127.0.0.1:{port}"
     # As in the containers, no proxy stands between the services.
     settings = {"HOST": "127.0.0.1", "PORT": port, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}

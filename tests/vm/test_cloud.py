@@ -7,7 +7,6 @@ source NoCloud); the test sees what the machine prints on its serial console, an
 import json
 import re
 import shutil
-import socket
 import subprocess
 import time
 import urllib.request
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import up
+from machine import EMULATION, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / ".cache/test-cloud"
@@ -33,8 +33,7 @@ def git(*arguments: str | Path) -> None:
 @contextmanager
 def git_server() -> Iterator[str]:
     """Serves WORK; yields its address as the VM sees it."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     program = Path(subprocess.check_output(["git", "--exec-path"], text=True).strip(), "git-daemon")
     options = ["--export-all", f"--base-path={WORK}", "--listen=127.0.0.1", f"--port={port}"]
     with subprocess.Popen([program, *options]) as server:
@@ -49,9 +48,8 @@ def boot(name: str) -> Iterator[str]:
     """Switches the VM on, and off by its power button; yields what its console shows until cloud-init is done."""
     console = WORK / f"{name}.log"
     console.touch()
-    emulation = ["-accel", "kvm", "-cpu", "host"] if up.has_kvm() else ["-accel", "tcg,thread=multi", "-cpu", "qemu64"]
     forwards = f"hostfwd=tcp:127.0.0.1:{FRONTEND}-:8000,hostfwd=tcp:127.0.0.1:{BACKEND}-:8080"
-    command = ["qemu-system-x86_64", *emulation, "-smp", "2", "-m", "2048", "-display", "none"]
+    command = ["qemu-system-x86_64", *EMULATION, "-smp", "2", "-m", "2048", "-display", "none"]
     command += ["-drive", f"file={WORK}/disk.qcow2,if=virtio,cache=unsafe"]
     # The folder as a second disk, with a FAT file system.
     command += ["-drive", f"format=vvfat,dir={WORK}/seed,label=CIDATA,readonly=on,if=virtio"]

@@ -377,7 +377,7 @@ def test_a_move_loses_no_user_and_keeps_writers_out_until_the_switch(start_serve
     assert moved.http.get("/users").json() == before
 
 
-def test_a_copy_of_one_database_is_restored_into_the_other(start_server, postgres, tmp_path):
+def test_a_copy_of_one_database_is_restored_into_the_other(start_server, postgres):
     server = start_server()
     works(server)
     copy = copies.make(server.database).path

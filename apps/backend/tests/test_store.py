@@ -75,7 +75,7 @@ def held(database):
             yield
 
 
-async def held_together(database, opened, *operations):
+async def held_together(database, *operations):
     """Run the operations as one batch: a lock keeps them all until the last has come."""
     with held(database):
         tasks = [asyncio.create_task(operation) for operation in operations]
@@ -90,7 +90,6 @@ def test_waiting_writes_share_one_commit_and_each_gets_its_own_answer(database):
         async with opening(database, on_commit=commits.append) as opened:
             return await held_together(
                 database,
-                opened,
                 opened.add(user(1)),
                 opened.add(user(1, "Bia")),
                 opened.add(user(2)),
@@ -111,7 +110,6 @@ def test_a_write_that_the_database_refuses_fails_alone(database):
         async with opening(database) as opened:
             return await held_together(
                 database,
-                opened,
                 opened.add(user(1)),
                 opened._write(insert, 2**63, "too large"),
                 opened._write(insert, -1, "not allowed"),
@@ -169,7 +167,7 @@ def test_a_full_queue_refuses_and_answers_what_it_accepted(database, monkeypatch
 
     async def scenario():
         async with opening(database) as opened:
-            return await held_together(database, opened, *(opened.add(user(n)) for n in range(1, 6)))
+            return await held_together(database, *(opened.add(user(n)) for n in range(1, 6)))
 
     answers = asyncio.run(scenario())
     assert answers[:3] == [True] * 3
