@@ -153,14 +153,12 @@ scale: .venv/dev ## measure one, two and four backends with PostgreSQL, and rene
 docs: .venv/dev ## renew docs/reference.md, the README of each role and the drawing
 	PYTHONPATH=apps/backend/src:apps/frontend/src python tools/reference.py
 
+COMPILE = uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 lock: .venv/dev ## renew the locked requirements
-	for app in backend frontend; do \
-	    uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	        apps/$$app/pyproject.toml --output-file apps/$$app/requirements.txt || exit; done
-	uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	    requirements-bundle.in $(LOCKS:%=--constraints %) --output-file requirements-bundle.txt
-	uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	    requirements-dev.in $(LOCKS:%=--constraints %) --constraints requirements-bundle.txt --output-file requirements-dev.txt
+	$(COMPILE) apps/backend/pyproject.toml --output-file apps/backend/requirements.txt
+	$(COMPILE) apps/frontend/pyproject.toml --output-file apps/frontend/requirements.txt
+	$(COMPILE) requirements-bundle.in $(LOCKS:%=--constraints %) --output-file requirements-bundle.txt
+	$(COMPILE) requirements-dev.in $(LOCKS:%=--constraints %) --constraints requirements-bundle.txt --output-file requirements-dev.txt
 
 # --- The Python environment ----------------------------------------------------------
 

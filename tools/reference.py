@@ -84,11 +84,7 @@ def role_spec(role: Path) -> Any:
 
 def row(name: str, *, type: str, description: str | list[str], default: Any = None, required: bool = False) -> str:
     """One option as a line of the table. A key that has no place in the table is a TypeError."""
-    shown = f"`{default if isinstance(default, str) else json.dumps(default)}`"
-    if default == "":
-        shown = "empty"
-    if required:
-        shown = "none: required"
+    shown = "none: required" if required else as_written(default)
     return f"| `{name}` | {type} | {shown} | {' '.join(paragraphs(description))} |"
 
 
@@ -206,8 +202,13 @@ def table(heading: str, rows: Any) -> str:
     return "\n".join(f"| {line} |" if "---" not in line else f"|{line}|" for line in lines)
 
 
-def code(text: object) -> str:
-    return f"`{text}`" if text != "" else "empty"
+def code(text: str) -> str:
+    return f"`{text}`" if text else "empty"
+
+
+def as_written(value: Any) -> str:
+    """A value as YAML has it."""
+    return code(value if isinstance(value, str) else json.dumps(value))
 
 
 def settings() -> Iterator[tuple[str, ...]]:
@@ -244,7 +245,7 @@ def allowed_settings(key: str, rule: dict[str, Any]) -> Iterator[tuple[str, str]
 def shown_default(value: Any) -> str:
     if isinstance(value, dict) or (isinstance(value, list) and isinstance(value[0], dict)):
         return "see the file"
-    return "empty" if value == "" else code(value if isinstance(value, str) else json.dumps(value))
+    return as_written(value)
 
 
 def targets() -> Iterator[tuple[str, ...]]:
@@ -264,7 +265,8 @@ def frontend_variables() -> Iterator[tuple[str, ...]]:
         yield (
             code(each.name.upper()),
             code(about["default"]) if about["default"] else "none: needed",
-            *map(str, (about["meaning"], about["allowed"])),
+            about["meaning"],
+            about["allowed"],
         )
 
 
@@ -283,13 +285,12 @@ def api() -> Iterator[tuple[str, ...]]:
         body = {"User": '{"id": 1, "name": "Ana"}', "NewName": '{"name": "Bia"}', "": ""}[
             schema.get("$ref", "").rpartition("/")[2]
         ]
-        statuses = ", ".join(call["responses"].keys() - {"421"})
         yield (
             code(f"{method.upper()} {path}"),
             " ".join(call["description"].split()),
             parameters,
             body and code(body),
-            ", ".join(sorted(statuses.split(", "))),
+            ", ".join(sorted(call["responses"].keys() - {"421"})),
         )
     yield code("GET /docs"), "Pages to try the API.", "", "", "200"
 
