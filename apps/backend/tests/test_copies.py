@@ -516,8 +516,19 @@ def test_a_copy_of_a_day_that_has_not_come_or_never_will_stops_no_hourly_ones(st
     server = start_server()
     strange = copies.make(server.database).path
     strange.rename(strange.with_name(f"users-{day}T000000Z-1-hourly.db.gz"))
+    assert copies.Hourly(server.database, Kept(0, 0, 0))._pause() == copies.FIRST_SECONDS
     copies.make_hourly(server.database, Kept(24, 7, 4))
     assert len(copies.find(server.database)) == found
+
+
+def test_a_table_of_ones_own_is_restored_with_the_users(start_server):
+    server = start_server()
+    with closing(sqlite3.connect(server.database)) as connection:
+        connection.executescript("""CREATE TABLE "my notes" (text); INSERT INTO "my notes" VALUES ('Olá')""")
+        copy = copies.make(server.database).path
+        connection.executescript('DELETE FROM "my notes"')
+        copies.restore(server.database, copy)
+        assert connection.execute('SELECT text FROM "my notes"').fetchall() == [("Olá",)]
 
 
 def test_a_copy_with_tables_that_somebody_else_made_is_restored(start_either, tmp_path):

@@ -249,7 +249,8 @@ class Hourly:
         now = time.time()
         last = 0.0
         with suppress(OSError):  # the folder may not answer
-            last = max((copy.made.timestamp() for copy in find(self._database) if copy.why == HOURLY), default=0)
+            made = [copy.made.timestamp() for copy in find(self._database) if copy.why == HOURLY]
+            last = max((time for time in made if time <= now), default=0)  # not of a clock that was ahead
         return FIRST_SECONDS if now - last >= 3600 else 3600 - now % 3600
 
 
@@ -304,8 +305,8 @@ def _exchange(database: Path, restored: Path, work: Path) -> Path:
         kept = _make(database, BEFORE_RESTORE, work).path
         require_present_schema(connection, database)
         for [table] in connection.execute(TABLES_OF_BOTH).fetchall():
-            connection.execute(f"DELETE FROM main.{table}")
-            connection.execute(f"INSERT INTO main.{table} SELECT * FROM restored.{table}")
+            connection.execute(f'DELETE FROM main."{table}"')
+            connection.execute(f'INSERT INTO main."{table}" SELECT * FROM restored."{table}"')
         connection.commit()
         return kept
 

@@ -91,7 +91,7 @@ def _all(entries: Iterator[Entry]) -> list[Entry]:
     try:
         return list(entries)
     except StoreError as error:
-        raise StoreError(f"{error} Nor was anything before it: it is all or nothing.") from error
+        raise StoreError(f"{error} No user was saved: it is all or nothing.") from error
 
 
 def _save(connection: "copies.Connection", values: dict[str, Any]) -> bool:
