@@ -43,7 +43,7 @@ def test_a_ctrl_c_leaves_vagrant_the_time_to_clean_up(monkeypatch: pytest.Monkey
     )
     (tmp_path / "vagrant").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    command = [sys.executable, "-c", "import up; raise SystemExit(up.vagrant_up())"]
+    command = [sys.executable, "-c", "import up; raise SystemExit(up.vagrant_up(qemu=False))"]
     with subprocess.Popen(
         command, cwd=ROOT / "tools", text=True, stdout=subprocess.PIPE, start_new_session=True
     ) as made:

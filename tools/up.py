@@ -193,11 +193,11 @@ def company_network() -> dict[str, str]:
     }
 
 
-def vagrant_up() -> int:
-    """Runs `vagrant up`, and returns its exit status; its output goes to the terminal as it is."""
+def vagrant_up(qemu: bool) -> int:
+    """Runs `vagrant up`, with QEMU or VirtualBox, and returns its exit status; its output goes to the terminal as it is."""
     command = ["vagrant", "up"] if sys.stdout.isatty() else ["vagrant", "--no-tty", "up"]
     # A group that was joined a moment ago counts only in a new login; sg(1) is one.
-    if SUDO and not os.access("/run/libvirt/libvirt-sock", os.W_OK) and shutil.which("sg"):
+    if qemu and SUDO and not os.access("/run/libvirt/libvirt-sock", os.W_OK) and shutil.which("sg"):
         command = ["sg", "libvirt", "-c", " ".join(command)]
     print("vagrant up ...", flush=True)
     signal.signal(signal.SIGINT, lambda *_: None)  # Vagrant has a Ctrl-C, too: it cleans up, and ends when it has
@@ -236,10 +236,11 @@ def main() -> int:
         with step("Checking this machine"):
             forget_what_is_gone()
             check_machine()
-        if not (shutil.which("vagrant") and doctor.has_virtualbox()):
+        qemu = not (shutil.which("vagrant") and doctor.has_virtualbox())
+        if qemu:
             prepare_qemu()
         if not prepare_only:
-            return vagrant_up()
+            return vagrant_up(qemu)
     except KeyboardInterrupt:
         print("\nmake up was interrupted. Run it again: it goes on from there.", file=sys.stderr)
         return 130
