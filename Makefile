@@ -162,17 +162,18 @@ lock: .venv/dev ## renew the locked requirements
 
 # --- The Python environment ----------------------------------------------------------
 
-# A link to a Python that an upgrade has removed counts as none.
-.venv/bin/python: ;
+# An upgrade of the system may have put another Python behind the link.
+GONE := $(shell .venv/bin/python -c 'import pip' 2> /dev/null || echo gone)
+.PHONY: gone
 
-.venv/apps: $(LOCKS) tools/venv .venv/bin/python
+.venv/apps: $(LOCKS) tools/venv $(GONE)
 	tools/venv $(LOCKS)
 	@touch $@
 
-.venv/bundle: requirements-bundle.txt tools/venv .venv/bin/python
+.venv/bundle: requirements-bundle.txt tools/venv $(GONE)
 	tools/venv requirements-bundle.txt
 	@touch $@
 
-.venv/dev: requirements-dev.txt requirements-bundle.txt $(LOCKS) tools/venv .venv/bin/python
+.venv/dev: requirements-dev.txt requirements-bundle.txt $(LOCKS) tools/venv $(GONE)
 	tools/venv $(LOCKS) requirements-dev.txt requirements-bundle.txt
 	@touch $@ .venv/apps .venv/bundle

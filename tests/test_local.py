@@ -95,6 +95,24 @@ def test_a_data_folder_that_cannot_be_made_is_refused(ports: dict[str, str], tmp
     assert "cannot be made (Not a directory). Choose another." in message
 
 
+def test_the_environment_is_made_again_where_an_upgrade_has_taken_its_python(tmp_path: Path) -> None:
+    for name in ("Makefile", "apps", "tools"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    python = tmp_path / ".venv/bin/python"
+    (tmp_path / ".venv/apps").touch()
+
+    def make() -> str:
+        return subprocess.check_output(["make", "--dry-run", ".venv/apps"], cwd=tmp_path, text=True)
+
+    python.symlink_to("/bin/true")  # a Python that has pip
+    assert "is up to date" in make()
+    for gone in ("/bin/false", tmp_path / "nothing"):
+        python.unlink()
+        python.symlink_to(gone)
+        assert "tools/venv" in make()
+
+
 def test_the_environment_is_made_whatever_the_folder_is_called_and_what_fails_is_told(tmp_path: Path) -> None:
     folder = tmp_path / "C# $x 'João"
     (folder / "tools").mkdir(parents=True)
