@@ -293,6 +293,15 @@ def test_machines_become_a_swarm_that_serves_on_each_but_to_nobody_else(nodes: l
     assert second.ssh.says(f'python3 -c "{closed.format(22)}"') == "0\n", "the way there"
 
 
+def test_where_the_data_is_not_known_no_empty_database_begins(nodes: list[Node]) -> None:
+    nodes[0].docker("node update --label-rm users.data node1")
+    try:
+        assert "The services run, but no machine is marked as the one with their data" in playbook(fails=True)
+        assert nodes[0].docker("node ls --quiet --filter node.label=users.data") == ""
+    finally:
+        nodes[0].docker("node update --label-add users.data=true node1")
+
+
 def test_the_commands_of_the_guide(nodes: list[Node]) -> None:
     in_use = [node for node in nodes if node.docker("ps --quiet --filter name=users_backend")]
     for command in commands(ROOT / "docs/swarm.md"):
