@@ -111,6 +111,20 @@ def test_little_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         up.check_machine()
 
 
+def test_a_recipe_has_the_proxy_and_its_failure_does_not_tell_the_password(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(up, "ROOT", tmp_path)
+    monkeypatch.setenv("http_proxy", "http://ana:geheim@proxy.example.com:3128")
+    (tmp_path / "box").mkdir()
+    (tmp_path / "box/recipe").write_text('#!/bin/sh\necho "$http_proxy" > "$1"\necho no network\nexit 1\n')
+    (tmp_path / "box/recipe").chmod(0o755)
+    with pytest.raises(up.Stop, match=r"(?s)box/recipe failed.*no network") as stop:
+        up.run_recipe("recipe", tmp_path / "output")
+    assert "geheim" not in str(stop.value)
+    assert "geheim" in (tmp_path / "output").read_text()
+
+
 def test_unreachable_package_mirrors_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real apt-get, with a proxy that nobody runs (port 9 is reserved for discarding, RFC 863)."""
     monkeypatch.setattr(up, "PACKAGES", ["no-such-package-of-ours"])

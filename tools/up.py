@@ -53,11 +53,13 @@ def run(command: list[str], failure: str) -> str:
 
     Raises Stop with `failure` and the command's last lines when it fails.
     """
-    result = subprocess.run(command, check=False, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    if result.returncode != 0:
-        last_lines = "\n  ".join(result.stdout.splitlines()[-12:])
+    # Not subprocess.run, which after a Ctrl-C would kill what sudo runs, and may not.
+    with subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        output, _ = process.communicate()
+    if process.returncode != 0:
+        last_lines = "\n  ".join(output.splitlines()[-12:])
         raise Stop(f"{failure}\nThe last lines of `{' '.join(command[:4])} ...`:\n  {last_lines}")
-    return result.stdout
+    return output
 
 
 def forget_what_is_gone() -> None:
@@ -137,9 +139,10 @@ def start_libvirt() -> None:
 
 def run_recipe(recipe: str, output: Path, *arguments: str) -> None:
     """Runs box/`recipe` as root, so that it writes `output`."""
-    proxy = f"http_proxy={os.environ.get('http_proxy', '')}"
+    # Not with env(1): a password in it would be in sudo's log, in ps(1), and in the message of a failure.
+    keep = ["--preserve-env=http_proxy"] if SUDO else []
     run(
-        [*SUDO, "env", proxy, str(ROOT / "box" / recipe), str(output), *arguments],
+        [*SUDO, *keep, str(ROOT / "box" / recipe), str(output), *arguments],
         f"box/{recipe} failed. It fetches packages; check the network and the free disk space.",
     )
 
