@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import tarfile
@@ -242,6 +243,15 @@ def test_a_version_is_never_made_twice(boxes: Path) -> None:
     box.make("virtualbox", "1.0.0")
     with pytest.raises(Stop, match=r"boxes/debian-13/virtualbox/1\.0\.0 is there already\. Give another VERSION"):
         box.make("virtualbox", "1.0.0")
+
+
+def test_a_version_whose_making_was_cut_off_is_made_again(boxes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(box, "checksum_of", lambda _: signal.raise_signal(signal.SIGINT))
+        box.make("virtualbox", "1.0.0")
+    assert (boxes / "debian-13/virtualbox/1.0.0/package.box").exists()
+    box.make("virtualbox", "1.0.0")
+    assert '"version": "1.0.0"' in (boxes / "debian-13/virtualbox/box.json").read_text()
 
 
 def test_a_version_that_vagrant_would_refuse_is_refused(boxes: Path) -> None:

@@ -108,11 +108,14 @@ def ubuntu_image() -> Path:
     return image
 
 
+def listed_versions(file: Path) -> list[dict[str, Any]]:
+    """What box.json lists, if there is one."""
+    versions: list[dict[str, Any]] = json.loads(file.read_text())["versions"] if file.exists() else []
+    return versions
+
+
 def catalogue(file: Path, name: str, provider: str, version: str, url: str, checksum: str) -> None:
     """Adds a version to box.json, or makes the file. The versions before it stay as they are."""
-    content: dict[str, Any] = {"name": name, "versions": []}
-    if file.exists():
-        content = json.loads(file.read_text())
     box = {
         "name": provider,
         "url": f"{url.rstrip('/')}/{version}/package.box",
@@ -121,7 +124,7 @@ def catalogue(file: Path, name: str, provider: str, version: str, url: str, chec
         "architecture": "amd64",  # Vagrant 2.4 and newer
         "default_architecture": True,
     }
-    content["versions"].append({"version": version, "providers": [box]})
+    content = {"name": name, "versions": [*listed_versions(file), {"version": version, "providers": [box]}]}
     part = file.with_suffix(".part")
     part.write_text(json.dumps(content, indent=2) + "\n")
     part.replace(file)
@@ -146,7 +149,8 @@ def make(provider: str, version: str, url: str = "", system: str = "") -> None:
     up.install_packages(PACKAGES[system])
     shelf = BOXES / SYSTEMS[system] / provider
     box = shelf / version / "package.box"
-    if box.exists():
+    # Not whether it is there: a run that was cut off leaves what nobody can have.
+    if version in [each["version"] for each in listed_versions(shelf / "box.json")]:
         raise Stop(
             f"{box.parent.relative_to(ROOT)} is there already. Give another VERSION: "
             "whoever has this one would never notice that it changed."
@@ -180,6 +184,9 @@ def main() -> int:
     except Stop as stop:
         print(f"make box stopped: {stop}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nmake box was interrupted. Run it again.", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -183,6 +183,9 @@ def main() -> int:
     except Stop as stop:
         print(f"make bundle stopped: {stop}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nmake bundle was interrupted. Run it again.", file=sys.stderr)
+        return 130
     return 0
 
 
