@@ -124,7 +124,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (vm / name).mkdir(parents=True)
     write(vm / "bin/docker", DOCKER, 0o755)
     write(vm / "images", "\n".join([*images_of(project), BASE]) + "\n")
-    layer = tar(var__lib__dpkg__status=status_of("python3 3.13.5-1", "base-files 13"))
+    layer = tar(**{
+        "usr/lib/os-release": b'NAME="Ubuntu"\nID=ubuntu\n',
+        "var/lib/dpkg/status": status_of("python3 3.13.5-1", "base-files 13"),
+    })  # fmt: skip
     write(vm / "images.tar", tar(**{"manifest.json": b"[]", "blobs__sha256__1": layer, "blobs__sha256__2": tar(a=b"")}))
 
     write(project / ".vagrant/machines/default/virtualbox/id", "1")
@@ -201,7 +204,7 @@ def test_its_list_is_valid_cyclonedx_and_has_each_file_and_package(unpacked: Pat
     docker = held[".cache/guest/packages.tar"]["pkg:deb/debian/docker.io@1:26.1.5?arch=amd64"]
     assert docker["hashes"] == [{"alg": "SHA-256", "content": hashlib.sha256(b"a package").hexdigest()}]
     images = held[".cache/guest/images.tar"]
-    assert {BASE, "pkg:deb/debian/python3@3.13.5-1?arch=amd64"} < set(images)
+    assert {BASE, "pkg:deb/ubuntu/python3@3.13.5-1?arch=amd64"} < set(images)
     assert images[BASE]["hashes"] == [{"alg": "SHA-256", "content": "1d" * 32}]
     for app in ("backend", "frontend"):
         pins = (ROOT / f"apps/{app}/requirements.txt").read_text()

@@ -21,6 +21,7 @@ from debsbom.sbom import SBOMType  # type: ignore[import-untyped]
 from packageurl import PackageURL
 
 STATUS = "var/lib/dpkg/status"
+OS_RELEASE = "usr/lib/os-release"
 
 
 def sha256(digest: str) -> HashType:
@@ -78,19 +79,25 @@ def in_cache(archive: Path, system: str) -> Iterator[Component]:
 
 
 def in_images(archive: Path, system: str) -> Iterator[Component]:
-    """The images in images.tar with their IDs, and the packages in any of their layers."""
+    """The images in images.tar with their IDs, and the packages in their layers, whose system need not be the VM's."""
     for line in said(archive)[1:-1]:
-        name, tag, identity = re.split(r" sha256:|:", line, maxsplit=2)
+        image, identity = line.split(" sha256:")
+        name, _, tag = image.rpartition(":")
         yield Component(type=ComponentType.CONTAINER, name=name, version=tag, hashes=[sha256(identity)])
     found = set()  # most layers have no list, and images share theirs
+    vendor, *_, architecture = system.split()
     with tarfile.open(archive) as outer:
         for _, content in members(outer):
             try:
                 with tarfile.open(fileobj=io.BytesIO(content)) as layer:
-                    found |= {status for _, status in members(layer, STATUS)}
+                    for name, content in members(layer, (STATUS, OS_RELEASE)):
+                        if name.endswith(STATUS):
+                            found.add(content)
+                        else:
+                            [vendor] = re.findall(r'^ID="?(\w+)', content.decode(), re.MULTILINE)
             except tarfile.ReadError:
                 continue  # no layer, but what describes them
-    yield from packages(b"\n".join(found), system)
+    yield from packages(b"\n".join(found), f"{vendor} {architecture}")
 
 
 def in_requirements(file: Path, _: str) -> Iterator[Component]:
