@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -215,8 +216,10 @@ def test_an_image_that_cannot_be_saved_replaces_nothing(vm: VM) -> None:
     before = (vm.cache / "images.tar").read_bytes()
     (vm.root / "docker-images").write_text("users-backend:new\n")
     (vm.root / "docker-breaks").touch()
-    vm.keep(fails=True)
+    said = vm.keep(fails=True)
+    assert re.search(r"images\.tar could not be written; its disk has +[\d.]+[KMGT]? free$", said)
     assert (vm.cache / "images.tar").read_bytes() == before
+    assert not (vm.cache / "images.tar.part").exists()
 
 
 def test_a_vm_in_which_no_service_runs_is_not_kept(vm: VM) -> None:

@@ -26,7 +26,11 @@ store() { # ARCHIVE CONTENTS COMMAND...
     local about
     about=$(sed 's/^/# /' <<< "$system"$'\n'"$2")
     [ ! -e "$1" ] || [ "$(grep '^#' "$1.sha256" 2> /dev/null)" != "$about" ] || return 0
-    "${@:3}" > "$1.part"
+    "${@:3}" > "$1.part" || {
+        rm "$1.part"
+        echo "${1##*/} could not be written; its disk has $(df --human-readable --output=avail "$folder" | tail -n 1) free" >&2
+        return 1
+    }
     mv "$1.part" "$1"
     { echo "$about"; sha256sum < "$1"; } > "$1.sha256.part"
     mv "$1.sha256.part" "$1.sha256"
