@@ -279,6 +279,25 @@ def test_an_authority_that_does_not_answer_is_told_with_what_may_help(
     assert sentence in result.stderr
 
 
+def test_a_certificate_that_has_expired_is_none(proxy: Proxy, tmp_path: Path) -> None:
+    """Caddy goes on with one that cannot be renewed; here, a server stands in for it."""
+    (tmp_path / "bin/systemctl").write_text("#!/bin/sh\n")
+    proxy.log.touch()
+    request = f"openssl req -newkey rsa:2048 -nodes -subj /CN={DOMAIN} -keyout key -out request"
+    subprocess.run(request.split(), check=True, cwd=tmp_path)
+    for days, complaint in ((1, None), (-1, f"There is no certificate for {DOMAIN}.")):
+        sign = f"openssl x509 -req -in request -signkey key -days {days} -out pem"
+        subprocess.run(sign.split(), check=True, cwd=tmp_path)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tmp_path / "pem", tmp_path / "key")
+        with ThreadingHTTPServer(("127.0.0.1", proxy.https), Service) as server:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+            threading.Thread(target=server.serve_forever).start()
+            said = proxy.start(3)
+            server.shutdown()
+        assert said.startswith(complaint) if complaint else said == ""
+
+
 def test_a_caddy_that_does_not_start_is_told_with_its_log(proxy: Proxy) -> None:
     with socket.create_server(("127.0.0.1", proxy.https)):
         said = proxy.start(**LOCAL)

@@ -21,16 +21,20 @@ def log(since: str) -> list[str]:
 
 
 def answers(domain: str, address: str, port: int) -> bool:
-    """Whether Caddy has a certificate for this name, whoever issued it."""
+    """Whether Caddy has a certificate for this name that has not expired, whoever issued it."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     try:
-        with socket.create_connection((address, port), timeout=5) as connection:
-            context.wrap_socket(connection, server_hostname=domain).close()
+        with (
+            socket.create_connection((address, port), timeout=5) as connection,
+            context.wrap_socket(connection, server_hostname=domain) as secured,
+        ):
+            certificate = secured.getpeercert(binary_form=True)
     except OSError:
         return False
-    return True
+    check = ["openssl", "x509", "-inform", "DER", "-noout", "-checkend", "0"]
+    return subprocess.run(check, check=False, input=certificate, stdout=subprocess.DEVNULL).returncode == 0
 
 
 def entries(lines: list[str]) -> Iterator[dict[str, str]]:
