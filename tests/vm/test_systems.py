@@ -41,6 +41,7 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Container]:
     """A machine in a lab, which shares no folder with this computer."""
     with fresh(ROOT / ".cache/test-container", request.param, share=False) as machine:
         (machine.project / "hosts.yml").write_text(yaml.dump({"all": {"hosts": {"lab": machine.way_in()}}}))
+        subprocess.run(["chmod", "-R", "go=", machine.project / "apps"], check=True)  # by a strict umask
         yield machine
 
 
@@ -93,10 +94,11 @@ def test_from_another_machine_only_https_and_a_password_lead_in(lab: Container, 
     said = playbook(lab, fails=True, host_ip="0.0.0.0")
     assert "so that whoever is in the network could read, change and delete users: https.domain is not set." in said
 
-    lab.says("sudo apt-get install -qy caddy && echo ':8001' | sudo tee /etc/caddy/Caddyfile")
-    said = playbook(lab, fails=True, https={"domain": "localhost"})
-    assert "This machine's Caddy has settings of its own, /etc/caddy/Caddyfile, which would be lost. Take" in said
-    lab.says("grep 8001 /etc/caddy/Caddyfile && sudo rm /etc/caddy/Caddyfile")
+    for caddy in ("sudo mkdir /etc/caddy", "sudo apt-get install -qy caddy"):  # no package's, and its own
+        lab.says(f"{caddy} && echo ':8001' | sudo tee /etc/caddy/Caddyfile")
+        said = playbook(lab, fails=True, https={"domain": "localhost"})
+        assert "This machine's Caddy has settings of its own, /etc/caddy/Caddyfile, which would be lost. Take" in said
+        lab.says("grep 8001 /etc/caddy/Caddyfile && sudo rm -r /etc/caddy")
 
     domain, password, users = "users.example.com", "just for the test", tmp_path / "https-users"
     users.write_text(subprocess.check_output(["htpasswd", "-niB", "ana"], input=password, text=True))
