@@ -71,7 +71,7 @@ def network(name: str, prefix: str, dhcp: str) -> Iterator[None]:
 <network>
   <name>{name}</name>
   <forward mode='nat'/>
-  <bridge name='{name}'/>
+  <bridge name='{name}' stp='off'/>
   <ip address='{prefix}.254' netmask='255.255.255.0'><dhcp>{dhcp}</dhcp></ip>
 </network>"""
     with libvirt_as_before():

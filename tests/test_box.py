@@ -170,6 +170,7 @@ def test_virtualbox_can_read_the_stream_to_its_end_and_qemu_reads_the_same_disk(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # seconds; a slow computer needs two minutes
 def test_a_disk_is_whole_although_its_mount_lives_on_elsewhere(tmp_path: Path) -> None:
     up.install_packages(box.PACKAGES["debian"])
     with subprocess.Popen([*up.SUDO, ROOT / "box/debian-disk", tmp_path, "libvirt", "trixie", ""]) as build:

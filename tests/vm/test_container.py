@@ -231,7 +231,7 @@ def test_another_program_on_its_port_is_not_taken_for_the_service(machine: Conta
     write_probe(machine, WORKS)
     list_services(machine, **PROBE)
     machine.says("sudo systemd-run --quiet --unit other python3 -m http.server 9000")
-    said = machine.playbook(fails=True)
+    said = message(machine)
     assert "probe did not become healthy. There is no version before it, so it is stopped." in said
     assert "address already in use" in said
     machine.says("sudo systemctl stop other")
