@@ -1,5 +1,6 @@
 """Every outcome of the form, the list and the health check, named."""
 
+import re
 import threading
 import time
 from typing import Any
@@ -233,8 +234,24 @@ def test_what_is_no_id_is_no_page(client: Any, stand_in: Any, path: str) -> None
 def test_an_id_that_no_user_can_have_is_404(client: Any, stand_in: Any) -> None:
     stand_in.say("GET /users/0", 422, problem(422, "x"))
     stand_in.say("DELETE /users/0", 422, problem(422, "x"))
+    stand_in.say("PUT /users/0", 422, problem(422, "x", errors=[{"field": "id", "message": "x"}]))
     assert client.get("/users/0/edit").status_code == 404
+    assert client.post("/users/0/edit", data={"name": "Ana"}).status_code == 404
     assert client.post("/users/0/delete").status_code == 404
+
+
+@pytest.mark.parametrize(("user_id", "name", "words"), [
+    ("1", "x" * 300, "The name has 300 characters"), ("1" * 300, "Ana", "ID"),
+])  # fmt: skip
+def test_what_is_too_long_for_the_backend_is_marked(
+    client: Any, stand_in: Any, user_id: str, name: str, words: str
+) -> None:
+    stand_in.say("POST /users", 413, problem(413, "x"))
+    answer = post(client, user_id, name)
+    assert answer.status_code == 422
+    [wrong] = re.findall(r'<p class="wrong"[^>]*>([^<]*)', answer.text)
+    assert words in wrong
+    assert "Nothing was changed." in answer.text
 
 
 # The backend has a problem: 502, 503, 504
@@ -258,10 +275,11 @@ def test_a_host_name_that_does_not_resolve_is_502(app: Any) -> None:
 
 @pytest.mark.parametrize(("status", "sentence"), [(503, "cannot do its work"), (507, "disk of the database is full")])
 def test_a_backend_that_cannot_save_is_503(client: Any, stand_in: Any, status: int, sentence: str) -> None:
-    stand_in.say("POST /users", status, problem(status, "x"))
+    stand_in.say("POST /users", status, problem(status, "Close that <program>."))
     answer = post(client)
     assert answer.status_code == 503
     assert sentence in answer.text
+    assert 'In its own words: <q><span lang="en">Close that &lt;program&gt;.</span></q>' in answer.text
     assert "Nothing was changed." in answer.text
 
 

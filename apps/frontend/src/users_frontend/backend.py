@@ -98,8 +98,8 @@ class Answer(NamedTuple):
         """The error that a status stands for, when it is not a good one."""
         detail, wrong = self.read(_read_problem)
         nothing_changed = _fate(self.method, NOTHING_CHANGED)
-        # 422 where nothing was sent: no user can have such an id.
-        no_user = self.status == 404 or (self.status == 422 and not self.body)
+        # 422 where nothing was sent, or for the id: no user can have it.
+        no_user = self.status == 404 or (self.status == 422 and ("id" in wrong or not self.body))
         match self.status:
             case _ if no_user and self.path.startswith("/users/"):
                 sentence = _("There is no user {id}. Look at the list for those there are.")
@@ -109,7 +109,9 @@ class Answer(NamedTuple):
                 return BackendError(409, CORRECT, nothing_changed, fields)
             case 412:
                 return BackendError(412, OTHERS_CHANGE)  # who shows it asks for the name
-            case 422 if self.body:
+            case 413 | 422 if self.body:
+                if self.status == 413:  # so long that the backend did not read it
+                    wrong = ["name" if len(self.body["name"]) > MAX_NAME else "id"]
                 sentences = {"id": WRONG_ID, "name": _wrong_name(self.body["name"])}
                 fields = {field: sentences[field] for field in sentences if field in wrong}
                 sentence = CORRECT if fields else _("The backend does not accept this user.")
