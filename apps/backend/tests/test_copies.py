@@ -469,6 +469,8 @@ def test_a_lost_file_stays_open_until_it_can_be_kept(start_server, check_problem
     add(server, 1)
     shutil.rmtree(tmp_path / "data")
     check_problem(server.http.post("/users", json={"id": 2, "name": "Ana"}), 503, "cannot be kept as a copy yet.*writ")
+    for path in ("/readyz", "/users", "/readyz"):
+        check_problem(server.http.get(path), 503, "cannot be kept as a copy yet")
     (tmp_path / "data").mkdir()
     check_problem(server.http.post("/users", json={"id": 2, "name": "Ana"}), 503, REMOVED)
     assert kept(server, "removed", tmp_path)[1] == {1}

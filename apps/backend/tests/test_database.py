@@ -114,6 +114,16 @@ def test_a_read_only_folder_is_named_and_the_server_recovers(start_server, check
     recovered(server)
 
 
+def test_a_read_only_file_is_named_and_the_server_recovers(start_server, check_problem):
+    server = start_server()
+    server.stop()
+    server.database.chmod(0o400)
+    second = start_server()
+    unusable(second, check_problem, "is read-only")
+    second.database.chmod(0o600)
+    recovered(second)
+
+
 def test_a_damaged_file_is_reported_and_untouched(start_server, check_problem, tmp_path):
     recovered(first := start_server())
     first.stop()

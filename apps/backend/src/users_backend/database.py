@@ -106,6 +106,8 @@ class Database:
             raise StoreError(
                 f"The folder of the database {path} is not writable. Let user id {os.getuid()} write there."
             )
+        if path.exists() and not os.access(path, os.W_OK):
+            raise StoreError(f"The database {path} is read-only. Let user id {os.getuid()} write to it.")
         if not create and not path.exists():
             raise _removed(path)
         with contextlib.ExitStack() as stack:
@@ -170,7 +172,6 @@ class Database:
         missing = MIGRATIONS[version:]
         if version and missing and before_upgrade:
             before_upgrade(self.connection)
-        # IMMEDIATE also finds out now, not at the first write, that the file is read-only.
         self.connection.execute("BEGIN IMMEDIATE")
         for number, migration in enumerate(missing, start=version + 1):
             self.connection.execute(migration)

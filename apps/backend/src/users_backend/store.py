@@ -354,10 +354,11 @@ class Store(Lane, Users):
 
     def _look(self) -> bool:
         """Whether the open file is no longer at the path; it is then kept as a copy and closed. Raise StoreError."""
-        self._next_look = time.monotonic() + LOOK_SECONDS
+        self._next_look = 0.0  # until it succeeds: what stands in the way is told each time
         lost = bool(self._database and self._database.fate())
         if lost:
             self._close()
+        self._next_look = time.monotonic() + LOOK_SECONDS
         return lost
 
     def _may_try_again(self, error: Exception) -> bool:
