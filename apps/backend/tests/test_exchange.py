@@ -16,12 +16,13 @@ NAMES = {1: "Ana", 2: 'Zoé "Z", the\u00a0first', 3: "=1+1", 2**53 - 1: "😀" *
 def admin(server, http):
     """A function that runs the program on the database of the shared server, which starts without users."""
 
-    def run(*arguments, text=b""):
+    def run(*arguments, text=b"", output=subprocess.PIPE):
         return subprocess.run(
             [sys.executable, "-W", "error", "-m", "users_backend.admin", *arguments],
             env={"PYTHONPATH": ":".join(sys.path), **server.settings, "LC_ALL": "C"},
             input=text.encode() if isinstance(text, str) else text,
-            capture_output=True,
+            stdout=output,
+            stderr=subprocess.PIPE,
             timeout=60,
             check=False,
         )
@@ -148,6 +149,25 @@ def test_a_file_of_excel_with_a_byte_order_mark_and_windows_line_ends(admin, htt
 def test_a_file_of_excel_in_brazil_where_semicolons_separate(admin, http):
     assert admin("import", "csv", text='\ufeffid;name\r\n1;Souza, Ana\r\n2;"Eva; Leo"\r\n').returncode == 0
     assert users(http) == {1: "Souza, Ana", 2: "Eva; Leo"}
+
+
+def test_the_empty_cells_of_a_sheet_that_excel_writes_are_nothing(admin, http):
+    result = admin("import", "csv", text="\ufeffid;name;;\r\n1;Ana;;\r\n;;;\r\n2;Eva;x;\r\n;Leo;;\r\n;;;\r\n")
+    assert result.stdout == b"1 user saved, 0 there already, 2 refused.\n"
+    told = result.stderr.decode().splitlines()
+    assert told[0].startswith("line 4: a third column: ") and told[1].startswith("line 5: id: ")
+    assert users(http) == {1: "Ana"}
+
+
+def test_a_full_disk_where_the_output_goes_is_not_taken_for_the_databases(admin, http):
+    http.post("/users", json={"id": 1, "name": "Ana"})
+    with open("/dev/full", "wb") as full:
+        result = admin("export", "csv", output=full)
+    assert result.returncode == 1
+    assert result.stderr == (
+        b"The output could not be written (No space left on device), so that it is not whole. "
+        b"Free some space there, or write it elsewhere, and try again.\n"
+    )
 
 
 @pytest.mark.parametrize(

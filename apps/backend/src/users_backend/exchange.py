@@ -2,10 +2,11 @@
 
 import csv
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -38,7 +39,17 @@ def export(database: Path | Server, form: str, output: TextIO) -> None:
     with copies.workplace(database) as work:
         copies.snapshot(database, work / "export.db")  # however slow the output is, no writer waits for it
         with closing(copies.connect(work / "export.db")) as connection:
-            write(connection.execute("SELECT id, name FROM users ORDER BY id"), output)
+            users = connection.execute("SELECT id, name FROM users ORDER BY id")
+            try:
+                write(users, output)
+                output.flush()
+            except OSError as error:
+                # Else what is left in it would fail once more when it is closed.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
+                raise StoreError(
+                    f"The output could not be written ({error.strerror}), so that it is not whole. "
+                    "Free some space there, or write it elsewhere, and try again."
+                ) from error
 
 
 def load(
@@ -118,21 +129,32 @@ def _write_csv(users: Iterable[tuple[int, str]], output: TextIO) -> None:
     writer.writerows(users)
 
 
+def _used(cells: list[str]) -> list[str]:
+    """The cells of a line, without empty ones at its end: Excel writes as many as were ever used in the sheet."""
+    return cells[: max((number for number, cell in enumerate(cells, start=1) if cell.strip()), default=0)]
+
+
 def _read_csv(source: TextIO) -> Iterator[Entry]:
     line = 0  # up to which it was good
     try:
         heading = source.readline()
         # Excel writes semicolons wherever the comma stands in numbers, as in Brazil.
         delimiter = ";" if ";" in heading else ","
-        reader = csv.DictReader(chain([heading], source), restkey="more", delimiter=delimiter, strict=True)
-        if sorted(reader.fieldnames or []) != ["id", "name"]:
+        reader = csv.reader(chain([heading], source), delimiter=delimiter, strict=True)
+        names = _used(next(reader, []))
+        if sorted(names) != ["id", "name"]:
             raise StoreError("The first line is not id,name, so no user was saved. Write it above the users.")
         line = reader.line_num
-        for values in reader:
-            number = str(values["id"])
+        for cells in map(_used, reader):
+            line = reader.line_num
+            if not cells:
+                continue
+            values: dict[str, Any] = dict(zip_longest(names, cells[:2], fillvalue=""))
+            if len(cells) > 2:
+                values["a third column"] = cells[2]
+            number = values["id"]
             # Plain digits alone: int() would also take " 1" and "1_0".
             whole = number.isascii() and number.isdigit() and len(number) < 20
-            line = reader.line_num
             yield f"line {line}", values | {"id": int(number) if whole else number}
     except (csv.Error, UnicodeError) as error:
         raise StoreError(
