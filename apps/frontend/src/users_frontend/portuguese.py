@@ -160,7 +160,7 @@ BACKEND = {
         "Crie-a ou monte-a, ou aponte DATABASE_URL para um arquivo em outra pasta."
     ),
     "The database {} is read-only. Let user id {} write to it.": (
-        "O banco de dados {} é somente leitura. Permita que o usuário de número {} escreva nele."
+        "O banco de dados {} é somente leitura. Dê ao usuário de id {} o direito de escrever nele."
     ),
     "The folder of the database {} is not writable. Let user id {} write there.": (
         "Não é possível escrever na pasta do banco de dados {}. Dê ao usuário de id {} o direito de escrever nela."
