@@ -232,6 +232,7 @@ def every_page(app: Any, client: Any, stand_in: Any, monkeypatch: pytest.MonkeyP
     yield client.put("/").text
     yield post(headers={"Sec-Fetch-Site": "cross-site"})
     yield post(name="x" * 20_000)
+    yield client.post("/", data=b"\xe3").text
     yield client.get("/", headers={"Host": "evil.test", "Accept-Language": "pt"}).text
 
     stand_in.cut("POST /users")

@@ -570,6 +570,31 @@ def test_a_huge_form_is_a_readable_413(client: Any, stand_in: Any) -> None:
     assert stand_in.calls == []
 
 
+@pytest.mark.parametrize(
+    ("content_type", "form"),
+    [
+        ("application/x-www-form-urlencoded", b"id=1&name=Jo\xe3o"),
+        ("application/x-www-form-urlencoded", b"id=1&name=Jo%E3o"),
+        (
+            "multipart/form-data; boundary=x",
+            b'--x\r\nContent-Disposition: form-data; name="name"\r\n\r\nJo\xe3o\r\n--x--\r\n',
+        ),
+    ],
+)
+def test_a_form_that_is_not_utf8_is_a_readable_415(client: Any, stand_in: Any, content_type: str, form: bytes) -> None:
+    answer = client.post("/", data=form, content_type=content_type)
+    assert answer.status_code == 415
+    assert "nothing was changed" in answer.text
+    assert stand_in.calls == []
+
+
+def test_a_name_may_look_like_percent_encoding(client: Any, stand_in: Any) -> None:
+    stand_in.say("POST /users", 201, {"id": 1, "name": "Jo%E3o"})
+    for content_type in ("application/x-www-form-urlencoded", "multipart/form-data"):
+        assert client.post("/", data={"id": "1", "name": "Jo%E3o"}, content_type=content_type).status_code == 303
+        assert stand_in.calls[-1]["body"]["name"] == "Jo%E3o"
+
+
 def test_a_crash_is_a_readable_500_with_the_number_to_look_for(
     client: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -4,8 +4,9 @@ import logging
 import re
 import time
 import uuid
+from urllib.parse import unquote_to_bytes
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, abort, g, request
 
 from . import guard, language
 from .metrics import Metrics
@@ -51,6 +52,7 @@ def install(app: Flask, metrics: Metrics) -> None:
     app.before_request(_begin)
     app.before_request(guard.check_host)
     app.before_request(guard.check_sender)
+    app.before_request(_check_encoding)
     app.after_request(finish)
 
 
@@ -59,6 +61,17 @@ def _begin() -> None:
     given = request.headers.get("X-Request-ID", "")
     g.request_id = given if re.fullmatch(r"[\w.-]{1,64}", given, re.ASCII) else uuid.uuid4().hex
     g.language = language.choose()
+
+
+def _check_encoding() -> None:
+    """Answer 415 to a form that is not UTF-8, such as Windows' curl sends: Flask would put other letters in its place."""
+    form = request.get_data()
+    if request.mimetype == "application/x-www-form-urlencoded":
+        form = unquote_to_bytes(form)
+    try:
+        form.decode()
+    except UnicodeDecodeError:
+        abort(415)
 
 
 def _log(status: int, seconds: float) -> None:

@@ -28,6 +28,7 @@ ERRORS = {
     404: _("There is nothing at this address. Check it, or go to the form."),
     405: _("This address does not take that kind of request. Go to the form."),
     413: _("What was sent is too long, and nothing was changed. A name has at most 200 characters."),
+    415: _("What was sent is not written in UTF-8, and nothing was changed. Open this page and fill in the form."),
     421: _("This server has another name. Use localhost or its IP address, or add the name to ALLOWED_HOSTS."),
     500: _("It is an error in the program, not your fault. Look for the request number below in its log."),
 }

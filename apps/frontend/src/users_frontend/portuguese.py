@@ -135,6 +135,9 @@ PORTUGUESE = {
     "What was sent is too long, and nothing was changed. A name has at most 200 characters.": (
         "O que foi enviado é longo demais, e nada foi alterado. Um nome tem no máximo 200 caracteres."
     ),
+    "What was sent is not written in UTF-8, and nothing was changed. Open this page and fill in the form.": (
+        "O que foi enviado não está escrito em UTF-8, e nada foi alterado. Abra esta página e preencha o formulário."
+    ),
     "This server has another name. Use localhost or its IP address, or add the name to ALLOWED_HOSTS.": (
         "Este servidor tem outro nome. Use localhost ou o endereço IP, ou acrescente o nome a ALLOWED_HOSTS."
     ),
