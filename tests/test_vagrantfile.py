@@ -242,6 +242,8 @@ def test_a_provisioning_that_failed_is_begun_again(project: Path, box: str, free
     vagrant(project, "up")
     assert not mark.exists()
     mark.write_text(begun)
+    assert vagrant(project, "provision").returncode == 0  # which, of a VM that is off, is no provisioning
+    assert not (folder / "users_provisioned").exists()
     (folder / "users_provisioned").touch()
     vagrant(project, "up")
     assert mark.exists()
