@@ -7,6 +7,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -65,6 +66,8 @@ def test_a_user_of_the_form_is_in_the_file_and_a_signal_stops_both(
         with browser.open(f"http://127.0.0.1:{ports['FRONTEND_PORT']}/", form, timeout=30) as response:
             assert "<bdi>Ana</bdi>, was created" in response.read().decode()
         process.send_signal(signal_number)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)  # of somebody in a hurry
         process.communicate(timeout=30)
     assert process.returncode == 0
     for port in ports.values():

@@ -104,6 +104,7 @@ def main() -> int:
         print(f"\nmake local stopped: {stop}", file=sys.stderr)
         return 1
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would leave the backend behind
         # The frontend first: nobody shall meet a page whose backend is gone.
         for app in reversed(list(processes)):
             processes[app].terminate()
