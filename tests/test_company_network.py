@@ -141,6 +141,24 @@ def test_the_machine_trusts_the_companys_certificates_until_they_are_taken_away(
     assert renewed.read_text() == "\n\n"
 
 
+def test_certificates_that_were_written_and_not_yet_trusted_are_so_by_the_next_run(machine: Machine) -> None:
+    own, bundle = machine.root / "own.pem", machine.root / "etc/ssl/certs/ca-certificates.crt"
+    own.write_text("-----BEGIN CERTIFICATE-----\n")
+    bundle.parent.mkdir(parents=True)
+    bundle.touch()
+    os.utime(bundle, (1, 1))
+    program = machine.root / "bin/update-ca-certificates"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\nkill $PPID\n")  # Ctrl-C, or a power cut
+    program.chmod(0o755)
+    path = f"{program.parent}:{os.environ['PATH']}"
+    with pytest.raises(subprocess.CalledProcessError):
+        machine.apply(ca_certificate=str(own), PATH=path)
+    program.write_text(f"#!/bin/sh\ntouch {bundle}\n")
+    assert machine.apply(ca_certificate=str(own), PATH=path) == ["ca-certificates.crt"]
+    assert machine.apply(ca_certificate=str(own), PATH=path) == []
+
+
 def test_a_second_run_changes_nothing_and_empty_settings_leave_nothing(machine: Machine) -> None:
     before, settings = machine.files(), {"http_proxy": PROXY, "apt_mirror": "http://mirror.example/debian"}
     assert machine.apply(**settings) == ["users-network.list", "90users-network"]
