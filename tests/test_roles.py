@@ -557,6 +557,8 @@ ANSIBLES = [Path("/usr/bin/ansible-playbook"), Path(sys.executable).parent / "an
 @pytest.mark.parametrize("program", ANSIBLES, ids=["the distribution's", "ours"])
 def test_a_script_runs_by_standard_input_and_what_it_complains_of_is_the_message(program: Path, tmp_path: Path) -> None:
     script = "echo 'é' secret; tr '\\0' ' ' < /proc/$$/cmdline; cat /proc/$PPID/cmdline"
+    (tmp_path / "latin-1").write_bytes("# João\n".encode("latin-1"))  # as some certificates are written
+    file = f"{{{{ lookup('ansible.builtin.file', '{tmp_path}/latin-1') }}}}"
     play = {
         "hosts": "localhost",
         "connection": "local",
@@ -570,6 +572,7 @@ def test_a_script_runs_by_standard_input_and_what_it_complains_of_is_the_message
             },
             {"shell_script": {"text": "exit 4"}, "register": "silent", "failed_when": False},
             {"shell_script": {"text": f"touch {tmp_path}/ran"}, "check_mode": True, "register": "checked"},
+            {"shell_script": {"text": f"cat > {tmp_path}/copy <<END\n{file}\nEND\n"}},
             {"copy": {"content": "{{ [worked, why, silent, checked] | to_json }}", "dest": str(tmp_path / "results")}},
             {"shell_script": {"text": "echo the end >&2; exit 5"}},
         ],
@@ -587,6 +590,7 @@ def test_a_script_runs_by_standard_input_and_what_it_complains_of_is_the_message
     assert (why["msg"], silent["msg"]) == ("that is why", "The script ended with status 4 and said nothing.")
     assert checked["changed"]
     assert not (tmp_path / "ran").exists()
+    assert (tmp_path / "copy").read_bytes() == (tmp_path / "latin-1").read_bytes()
     assert ended.returncode == 2
     assert "msg: the end\n" in ended.stdout
 

@@ -97,6 +97,16 @@ def test_what_make_up_found_before_is_forgotten_when_a_file_of_it_is_gone(
     assert not found.exists()
 
 
+def test_a_certificate_may_have_a_comment_that_is_not_utf8(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    own = tmp_path / "own.pem"
+    own.write_bytes("# João\n-----BEGIN CERTIFICATE-----\n".encode("latin-1"))
+    monkeypatch.setattr(Path, "rglob", lambda *_: [])  # whatever certificates this machine has
+    monkeypatch.setenv("PIP_CERT", str(own))
+    monkeypatch.setattr(up, "CACHE", tmp_path / "cache")
+    assert up.company_network()["ca_certificate"] == ".cache/company.crt"
+    assert (tmp_path / "cache/company.crt").read_bytes() == own.read_bytes()
+
+
 def test_a_small_disk_is_told_how_much_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(doctor, "CACHE", tmp_path)  # nothing was built before

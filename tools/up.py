@@ -185,10 +185,10 @@ def company_network() -> dict[str, str]:
     }
     files = sorted(Path("/usr/local/share/ca-certificates").rglob("*.crt"))
     variables = [Path(os.environ[key]) for key in ("PIP_CERT", "SSL_CERT_FILE") if os.environ.get(key)]
-    certificates = "\n".join(file.read_text() for file in files or variables[:1] if file.is_file())
+    certificates = b"\n".join(file.read_bytes() for file in files or variables[:1] if file.is_file())
     if certificates:
         CACHE.mkdir(exist_ok=True)
-        (CACHE / "company.crt").write_text(certificates)
+        (CACHE / "company.crt").write_bytes(certificates)
     return {
         **proxies,
         "ca_certificate": ".cache/company.crt" if certificates else "",
