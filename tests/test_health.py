@@ -88,6 +88,12 @@ def test_a_service_that_is_still_starting_is_waited_for(project: Path) -> None:
         assert wait(project, port) == ""
 
 
+def test_a_page_that_leads_to_a_login_is_healthy_as_it_is_for_the_playbook(project: Path) -> None:
+    port = free_port()
+    with service(port, 302):
+        assert wait(project, port) == ""
+
+
 def test_a_service_that_does_not_answer_is_told_with_what_to_do(project: Path) -> None:
     port = free_port()
     said = wait(project, port)
