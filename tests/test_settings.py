@@ -154,7 +154,8 @@ def test_what_is_open_has_a_password_or_somebody_wants_none(project: Path, local
         ("services: {frontend: {health_path: /a&b}}", "it must be a path that starts with /, of letters"),
         ("services: {frontend: {source: meus apps}}", 'is "meus apps"; it must be a folder of this project'),
         ("services: {frontend: {environment: {A: [1]}}}", "it must be one line of text"),
-        ('services: {frontend: {environment: {A: "1\\n2"}}}', "it must be one line of text, or a number."),
+        ('services: {frontend: {environment: {A: "1\\n2"}}}', "it must be one line of text"),
+        ("services: {frontend: {environment: {PIN: 0123}}}", 'a number only between quotes, as in "8000".'),
         (
             "services: {frontend: {environment: {MY NAME: Ana}}}",
             'The name "MY NAME" in services.frontend.environment must be letters, digits and _.',
@@ -165,6 +166,7 @@ def test_what_is_open_has_a_password_or_somebody_wants_none(project: Path, local
         ("services: {frontend: {volumes: [{source: /x, target: /x, shared: true}]}}", "the shared folder that source"),
         ("services: {hello: {port: 1}}", "services.hello has no source."),
         ("services: {hello: {source: apps/hello, port: 1, host_port: 1}}", "services.hello has no health_path."),
+        ("services: {hello: {source: apps/hello, https_port: 1}}", "services.hello has no port."),
         (
             "services: {database: {enabled: perhaps}}",
             'services.database.enabled is "perhaps"; it must be true or false.',
@@ -182,6 +184,7 @@ def test_what_is_open_has_a_password_or_somebody_wants_none(project: Path, local
         ),
         ("network: {ca_certificate: ca.crt}", 'network.ca_certificate in the settings names "ca.crt", and there is no'),
         ("network: {ca_certificate: certs\\ca.crt}", "with / between its parts"),
+        ("https: {acme_ca_certificate: settings.yml}", 'names "settings.yml", which holds no certificate in PEM form.'),
         ("vm: [", "settings.local.yml is not valid YAML at line"),
         (
             "vm:\n  cpus: 1\nhost_ip: 127.0.0.1\nvm:\n  memory: 4096\n",
@@ -195,6 +198,7 @@ def test_what_is_open_has_a_password_or_somebody_wants_none(project: Path, local
         ("services: {backend: {environment: {NO: 1}}}", "YAML does not take the key false for a text."),
         ("vm: {cpus: 1}\n---\nvm: {memory: 2048}\n", "settings.local.yml has a line `---` in the middle, below which"),
         ("vm: {cpus: *two}", "settings.local.yml is not valid YAML"),
+        ("vm: {box: a\ab}", "settings.local.yml is not valid YAML"),
         ("- a", "settings.local.yml must hold `key: value` lines"),
     ],
 )
@@ -239,6 +243,11 @@ def test_a_service_that_nothing_can_be_built_from_is_named(project: Path) -> Non
         plugin_of(project).check_sources(hello)
     (project / "apps/hello/Dockerfile").touch()
     plugin_of(project).check_sources(hello)
+
+
+def test_a_date_that_is_none_is_told_with_its_file(project: Path) -> None:
+    with pytest.raises(Exception, match=r"^settings\.local\.yml is not valid YAML: month must be in 1\.\.12\.$"):
+        read_by_ansible(project, "services: {backend: {environment: {DAY: 2026-13-45}}}")
 
 
 def test_no_secret_comes_into_the_logs_of_ansible(project: Path) -> None:

@@ -36,10 +36,16 @@ module Settings
 
       outside = !File.expand_path(file, ROOT).start_with?("#{ROOT}/")
       raise Error, "The setting #{key} is #{file.inspect}; it must be #{SCHEMA.dig('$defs', 'file', 'description')}." if outside
-      next if key == "cache_dir" || File.file?(File.join(ROOT, file))
+      next if key == "cache_dir"
 
-      raise Error, "#{key} in the settings names #{file.inspect}, and there is no such file in #{ROOT}. " \
-                   "Put it there, or change the setting. What is in .cache comes from `make up`."
+      unless File.file?(File.join(ROOT, file))
+        raise Error, "#{key} in the settings names #{file.inspect}, and there is no such file in #{ROOT}. " \
+                     "Put it there, or change the setting. What is in .cache comes from `make up`."
+      end
+      next if !key.end_with?("certificate") || File.binread(File.join(ROOT, file)).include?("-----BEGIN CERTIFICATE-----")
+
+      raise Error, "#{key} in the settings names #{file.inspect}, which holds no certificate in PEM form. Export it again " \
+                   "in that form; Windows calls it Base-64 encoded X.509."
     end
     merged.merge("services" => enabled(merged))
   end
@@ -103,7 +109,7 @@ module Settings
   def check(settings)
     check_key(nil, settings, SCHEMA)
     settings["services"].each do |name, service|
-      missing = ["source", *(OF_A_PORT if (OF_A_PORT & service.keys).any?)] - service.keys
+      missing = ["source", *(OF_A_PORT if (["https_port", *OF_A_PORT] & service.keys).any?)] - service.keys
       raise Error, "The setting services.#{name} has no #{missing.first}." if missing.any?
       other = (service["secrets"] || []).map { |s| s.rpartition("/").first }.find { |s| s != "" && !settings["services"].key?(s) }
       raise Error, "The setting services.#{name}.secrets names the service #{other}, and there is none." if other
@@ -173,12 +179,11 @@ module Settings
 
   # Whether a value is what a part of SCHEMA describes. What stands below the keys of a group is not looked at.
   def allowed?(value, rule)
-    rule = resolve(rule)
     return rule["enum"].include?(value) if rule["enum"]
 
     type = { String => "string", Integer => "integer", true.class => "boolean", false.class => "boolean",
              Array => "array", Hash => "object" }[value.class]
-    return false unless Array(rule["type"]).include?(type)
+    return false unless rule["type"] == type
 
     case value
     when String then fits?(value, rule)

@@ -59,7 +59,7 @@ def load(files: list[str]) -> dict[str, Any]:
     settings: dict[str, Any] = reduce(merge, map(read, files))
     check("", settings, SCHEMA)
     for name, service in settings["services"].items():
-        needed = ["source", *(OF_A_PORT if service.keys() & set(OF_A_PORT) else [])]
+        needed = ["source", *(OF_A_PORT if service.keys() & {"https_port", *OF_A_PORT} else [])]
         for key in needed:
             if key not in service:
                 raise Wrong(f"The setting services.{name} has no {key}.")
@@ -71,6 +71,11 @@ def load(files: list[str]) -> dict[str, Any]:
         file = settings[group][key]
         if file and not (ROOT / file).is_file():
             raise Wrong(f"{group}.{key} in the settings names {json.dumps(file)}, and there is no such file in {ROOT}.")
+        if file and key.endswith("certificate") and b"-----BEGIN CERTIFICATE-----" not in (ROOT / file).read_bytes():
+            raise Wrong(
+                f"{group}.{key} in the settings names {json.dumps(file)}, which holds no certificate in PEM form. "
+                "Export it again in that form; Windows calls it Base-64 encoded X.509."
+            )
     for key in ("port", "https_port"):
         ports = [service[key] for service in enabled(settings).values() if key in service]
         for port in ports:
@@ -106,6 +111,8 @@ def read(name: str) -> dict[str, Any]:
             f"{name} is not valid YAML at line {line}: {error.problem}. "
             "Compare the spaces at the start of that line with settings.yml."
         ) from None
+    except (yaml.YAMLError, ValueError) as error:  # a control character; a date such as 2026-13-45
+        raise Wrong(f"{name} is not valid YAML: {error}.") from None
     if not isinstance(settings, dict):
         raise Wrong(f"{name} must hold `key: value` lines, as settings.yml does.")
     return settings
@@ -163,11 +170,9 @@ def check(key: str, value: Any, rule: dict[str, Any]) -> None:
 
 def is_allowed(value: Any, rule: dict[str, Any]) -> bool:
     """Whether a value is what a part of SCHEMA describes. What stands below the keys of a group is not looked at."""
-    rule = resolve(rule)
     if "enum" in rule:
         return value in rule["enum"]
-    types = rule["type"] if isinstance(rule["type"], list) else [rule["type"]]
-    if TYPES.get(type(value)) not in types:  # a bool is an int, too, but has a type of its own
+    if TYPES.get(type(value)) != rule["type"]:  # a bool is an int, too, but has a type of its own
         return False
     if isinstance(value, str):
         return fits(value, rule)
