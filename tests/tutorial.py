@@ -28,6 +28,8 @@ BLOCK = re.compile(
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = "settings.local.yml"
 QUICK = [
+    "apps/backend/tests/test_postgres.py::test_a_database_of_others_or_of_a_newer_backend_is_left_alone",
+    "apps/backend/tests/test_postgres.py::test_an_older_schema_is_copied_and_then_brought_up_by_one_of_several_backends",
     "apps/backend/tests/test_store.py",
     "apps/backend/tests/test_upgrade.py",
     "apps/frontend/tests/test_pages.py",
