@@ -155,7 +155,7 @@ BACKEND = {
         "Há requisições demais à espera. Tente de novo em um segundo."
     ),
     "This server is not called {}. Use localhost or an IP address, or add the name to the setting ALLOWED_HOSTS.": (
-        "Este servidor não se chama {}. Use localhost ou um endereço IP, ou acrescente o nome ao ajuste ALLOWED_HOSTS."
+        "Este servidor não se chama {}. Use localhost ou um endereço IP, ou acrescente o nome à configuração ALLOWED_HOSTS."
     ),
     "The folder of the database {} does not exist. "
     "Create or mount it, or set DATABASE_URL to a file in another folder.": (
@@ -237,7 +237,7 @@ BACKEND = {
     ),
     "The database {} is read-only. Nothing was saved. "
     "Set DATABASE_URL to the primary server, or default_transaction_read_only to off.": (
-        "O banco de dados {} é somente para leitura. Nada foi salvo. "
+        "O banco de dados {} é somente leitura. Nada foi salvo. "
         "Aponte DATABASE_URL para o servidor primário, ou ponha default_transaction_read_only em off."
     ),
     "The database {} belongs to another program. Set DATABASE_URL to another one.": (
@@ -264,7 +264,7 @@ BACKEND = {
     ),
     "The server of the database {} cannot be reached ({}). Nothing was saved. "
     "Start it, or correct host and port in DATABASE_URL.": (
-        "Não se alcança o servidor do banco de dados {} ({}). Nada foi salvo. "
+        "Não é possível alcançar o servidor do banco de dados {} ({}). Nada foi salvo. "
         "Inicie-o ou corrija o host e a porta em DATABASE_URL."
     ),
     "The disk of the server of the database {} is full. Nothing was saved. Free some space there and try again.": (
