@@ -52,7 +52,7 @@ def refusal(**environment: str) -> str:
     return output
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_user_of_the_form_is_in_the_file_and_a_signal_stops_both(
     ports: dict[str, str], tmp_path: Path, signal_number: signal.Signals
 ) -> None:

@@ -39,7 +39,7 @@ def port(key: str, default: int) -> int:
 
 def data_folder() -> Path:
     """The folder of users.db, made if it is not there. Raises Stop where that fails."""
-    folder = (ROOT / os.environ.get("DATA_DIR", "data")).resolve()
+    folder = (ROOT / (os.environ.get("DATA_DIR") or "data")).resolve()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -77,8 +77,9 @@ def wait_until_healthy(app: str, process: subprocess.Popen[bytes], url: str) -> 
 def main() -> int:
     """Returns the exit status: 0 after Ctrl-C, else 1."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    for caught in (signal.SIGINT, signal.SIGTERM):  # a shell's background job starts with SIGINT ignored
-        signal.signal(caught, signal.default_int_handler)
+    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last when the terminal is closed
+    for end in ends:  # a shell's background job starts with SIGINT ignored
+        signal.signal(end, signal.default_int_handler)
     processes: dict[str, subprocess.Popen[bytes]] = {}
     try:
         ports = {"backend": port("BACKEND_PORT", 8080), "frontend": port("FRONTEND_PORT", 8000)}
@@ -104,7 +105,8 @@ def main() -> int:
         print(f"\nmake local stopped: {stop}", file=sys.stderr)
         return 1
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would leave the backend behind
+        for end in ends:
+            signal.signal(end, signal.SIG_IGN)  # a second Ctrl-C would leave the backend behind
         # The frontend first: nobody shall meet a page whose backend is gone.
         for app in reversed(list(processes)):
             processes[app].terminate()
