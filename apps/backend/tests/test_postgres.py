@@ -381,6 +381,8 @@ def test_a_move_loses_no_user_and_keeps_writers_out_until_the_switch(start_serve
 def test_a_copy_of_one_database_is_restored_into_the_other(start_server, postgres):
     server = start_server()
     works(server)
+    with contextlib.closing(sqlite3.connect(server.database)) as own:
+        own.execute('CREATE TABLE "old users" (name)')
     copy = copies.make(server.database).path
     other = start_server(postgres.new())
     copies.restore(other.database, copy)

@@ -113,7 +113,7 @@ def test_a_replaced_password_holds_from_the_next_start_and_is_not_in_the_log(dat
     database.start()
     database.ask("SELECT 1")
     database.end()
-    other = "it's \\ a second one"
+    other = "it's \\c a second one"
     database.start(other)
     assert database.ask("SELECT 1", other) == [(1,)]
     with pytest.raises(psycopg.OperationalError, match="password"):

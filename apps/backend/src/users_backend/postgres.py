@@ -331,7 +331,8 @@ def read_all(source: sqlite3.Connection, connection: Connection) -> None:
 def _tables(connection: sqlite3.Connection) -> list[tuple[str, list[str]]]:
     """The tables of a SQLite file, each with its columns."""
     names = [name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
-    return [(name, [column[1] for column in connection.execute(f"PRAGMA table_info({name})")]) for name in names]
+    columns = "SELECT name FROM pragma_table_info(?)"
+    return [(name, [column for (column,) in connection.execute(columns, [name])]) for name in names]
 
 
 def ask(connection: Connection, sql: str) -> list[Row]:
