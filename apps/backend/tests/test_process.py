@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import signal
 import socket
@@ -11,6 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from http.client import HTTPConnection
+from pathlib import Path
 
 import httpx
 import pytest
@@ -224,6 +226,20 @@ def test_a_disk_that_refuses_fails_the_write_and_nothing_else(start_server, chec
 
     resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, unlimited)
     assert server.http.post("/users", json={"id": 100, "name": "Ana"}).status_code == 201
+
+
+def test_the_image_asks_for_its_health_past_any_proxy(start_server):
+    server = start_server()
+    dockerfile = (Path(__file__).parents[1] / "Dockerfile").read_text()
+    command = json.loads(re.search(r"^HEALTHCHECK .*\\\n +CMD (.*)", dockerfile, re.MULTILINE)[1])
+    environment = {"PORT": str(server.http.base_url.port), "http_proxy": "http://127.0.0.1:9"}
+
+    def healthy():
+        return not subprocess.call([sys.executable, *command[1:]], env=environment, stderr=subprocess.DEVNULL)
+
+    assert healthy()
+    server.stop()
+    assert not healthy()
 
 
 def test_each_request_is_one_json_line_without_names(start_server):
