@@ -1,13 +1,16 @@
 """Users to a file and back, through the program that people call, beside the running server."""
 
+import contextlib
 import csv
 import io
 import json
 import re
+import sqlite3
 import subprocess
 import sys
 
 import pytest
+from users_backend import copies, exchange
 
 NAMES = {1: "Ana", 2: 'Zoé "Z", the\u00a0first', 3: "=1+1", 2**53 - 1: "😀" * 200}
 
@@ -139,6 +142,26 @@ def test_what_stands_before_a_broken_line_is_saved_or_with_all_or_nothing_is_not
     assert result.returncode == 1
     [line] = re.findall(rb"From line (\d+) on, this is no CSV", result.stderr)
     assert [*users(http)] == [*range(1, int(line) - 1)]
+
+
+def test_an_import_that_another_program_ends_says_how_many_users_were_saved(start_server, monkeypatch):
+    server = start_server()
+    monkeypatch.setattr(exchange, "CHUNK", 2)
+    monkeypatch.setattr(copies, "LOCK_SECONDS", 0.1)
+    with contextlib.closing(sqlite3.connect(server.database)) as other:
+
+        def lines():
+            yield "id,name\n"
+            for user_id in range(1, 5):
+                if user_id == 4:  # the second chunk is read, and not yet written
+                    other.execute("BEGIN IMMEDIATE")
+                yield f"{user_id},Ana\n"
+
+        source = lines()
+        file = type("File", (), {"readline": lambda _: next(source), "__iter__": lambda _: source})()
+        with pytest.raises(copies.StoreError, match=r"2 users were saved, and no others\. Close that program"):
+            exchange.load(server.database, "csv", file, pytest.fail)
+    assert users(server.http) == {1: "Ana", 2: "Ana"}
 
 
 def test_a_file_of_excel_with_a_byte_order_mark_and_windows_line_ends(admin, http):

@@ -4,7 +4,7 @@ import csv
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -30,6 +30,7 @@ class Report:
     saved: int = 0
     there: int = 0  # with the same name, before
     refused: int = 0
+    committed: int = 0  # of those saved, when an error ends it
 
 
 def export(database: Path | Server, form: str, output: TextIO) -> None:
@@ -60,10 +61,11 @@ def load(
     A user that is there already is refused, unless the name is the same. With `all_or_nothing`,
     one refused entry is enough for none to be saved. Raise StoreError.
     """
+    copies.require(database)
     _, read = FORMATS[form]
     report = Report()
     entries = read(source)
-    with copies.explained(database), closing(copies.writer(database)) as connection:
+    with _counted(report), copies.explained(database), closing(copies.writer(database)) as connection:
         for chunk in [_all(entries)] if all_or_nothing else _chunks(entries):
             copies.begin(connection)
             for place, values in chunk:
@@ -80,7 +82,20 @@ def load(
                 report.saved = 0
             else:
                 connection.commit()
+                report.committed = report.saved
     return report
+
+
+@contextmanager
+def _counted(report: Report) -> Iterator[None]:
+    """Say of an error what was saved before it."""
+    try:
+        yield
+    except StoreError as error:
+        if not report.committed:
+            raise
+        saved = f"{report.committed:,} users were saved, and no others."
+        raise StoreError(str(error).replace("Nothing was saved.", saved)) from error
 
 
 def _chunks(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
