@@ -302,11 +302,22 @@ def test_without_a_database_or_a_copy_it_says_what_to_do(start_server):
     assert "There is no copy newest in" in admin(server, "restore", "newest").stderr
     server.database.unlink()
     before = {*server.database.parent.iterdir()}
-    for arguments in (["backup"], ["export", "csv"]):
+    for arguments in (["backup"], ["import", "csv"], ["export", "csv"]):
         result = admin(server, *arguments)
         assert result.returncode == 1
         assert {*server.database.parent.iterdir()} == before
-    assert result.stderr == f"There is no database {server.database} yet, so there is nothing to copy.\n"
+    assert result.stderr == (
+        f"There is no database {server.database}. Start the backend, which makes it, or correct DATABASE_URL.\n"
+    )
+
+
+def test_a_database_that_another_program_holds_is_not_waited_for_without_end(start_server, monkeypatch):
+    monkeypatch.setattr(copies, "LOCK_SECONDS", 0.1)
+    database = start_server().database
+    with closing(sqlite3.connect(database)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StoreError, match="Another program holds"):
+            copies.make(database)
 
 
 def test_the_list_shows_time_users_and_size_newest_first(start_either):

@@ -155,12 +155,18 @@ def keep(connection: "Connection", database: Path | Server, why: str) -> Copy:
 def require(database: Path | Server) -> None:
     """Raise StoreError where there is no database; before a file is made where only a mount is missing."""
     if isinstance(database, Path) and not _is_there(database):
-        raise StoreError(f"There is no database {database} yet, so there is nothing to copy.")
+        raise StoreError(
+            f"There is no database {database}. Start the backend, which makes it, or correct DATABASE_URL."
+        )
 
 
 def snapshot(database: Path | Server, path: Path) -> None:
     """Write the users as they are now into a database of their own. Raise StoreError."""
-    with explained(database), closing(reader(database)) as source:
+    with explained(database), closing(connect(database) if isinstance(database, Path) else writer(database)) as source:
+        if isinstance(source, sqlite3.Connection):
+            source.execute("PRAGMA schema_version")  # waits for LOCK_SECONDS; backup() would wait for ever
+        else:
+            source.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         write_all(source, path)
 
 
@@ -183,15 +189,6 @@ def check(path: Path, source: Path) -> int:
 def connect(path: Path, mode: str = "rw") -> sqlite3.Connection:
     """Open a file, by default one that exists. Raise sqlite3.Error."""
     return open_connection(path, mode, timeout=LOCK_SECONDS)
-
-
-def reader(database: Path | Server) -> "Connection":
-    """A connection for reading, on PostgreSQL in a transaction that sees this one moment. Raise its errors."""
-    if isinstance(database, Path):
-        return connect(database)
-    connection = writer(database)
-    connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-    return connection
 
 
 def writer(database: Path | Server) -> "Connection":

@@ -22,7 +22,7 @@ class Sum:
     digest: str
 
     def __str__(self) -> str:
-        return f"{self.users:,} users  SHA-256 {self.digest}"
+        return f"{self.users:,} user{'' if self.users == 1 else 's'}  SHA-256 {self.digest}"
 
 
 @contextmanager
