@@ -4,8 +4,7 @@ from flask import Flask
 
 from . import hooks, pages
 from .backend import Backend
-from .language import _ as mark
-from .language import bdi, of_backend
+from .language import Sentence, bdi, of_backend
 from .metrics import Metrics
 from .settings import Settings
 
@@ -22,7 +21,7 @@ def create_app(settings: Settings) -> Flask:
         SESSION_COOKIE_SAMESITE="Lax",
     )
     app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True}
-    app.jinja_env.globals.update(_=mark, bdi=bdi, of_backend=of_backend)
+    app.jinja_env.globals.update(_=Sentence, bdi=bdi, of_backend=of_backend)
     app.extensions["backend"] = Backend(settings.backend_url, settings.backend_timeout, settings.threads)
     app.extensions["metrics"] = metrics = Metrics()
     hooks.install(app, metrics)
