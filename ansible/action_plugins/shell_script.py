@@ -19,9 +19,8 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars) | {"changed": True}
         if self._task.check_mode:
             return result
-        text = self._task.args["text"].encode(
-            errors="surrogateescape"
-        )  # Ansible's own way with bytes that are not UTF-8
+        # Ansible's own way with bytes that are not UTF-8.
+        text = self._task.args["text"].encode(errors="surrogateescape")
         done = self._low_level_execute_command("/bin/sh", in_data=text)
         if done["rc"] != 0:
             reason = done["stderr"].strip() or f"The script ended with status {done['rc']} and said nothing."
