@@ -127,7 +127,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_response(self.server.status)  # type: ignore[attr-defined]
         self.end_headers()
-        self.wfile.write(b"ok")
+        self.wfile.write(getattr(self.server, "says", b"ok"))
 
     do_CONNECT = do_GET
 
@@ -135,10 +135,10 @@ class Answers(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def serve(port: int = 0, status: int = 200, certificate: Path | None = None) -> Iterator[int]:
+def serve(port: int = 0, status: int = 200, certificate: Path | None = None, says: bytes = b"ok") -> Iterator[int]:
     """A web server; the generator's one value is its port."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Answers)
-    server.status = status  # type: ignore[attr-defined]
+    server.status, server.says = status, says  # type: ignore[attr-defined]
     if certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
@@ -387,6 +387,12 @@ def test_a_data_folder_that_is_synchronized_with_other_computers_is_told(
     assert told == [f"note share ~/{folder} is in {part}"] * bool(part)
 
 
+def test_a_data_folder_that_leads_to_a_synchronized_one_is_told(project: Project) -> None:
+    (project.home / "Dropbox").mkdir()
+    (project.folder / "data").symlink_to(project.home / "Dropbox")
+    assert starting(project.doctor()[1], "note share ~/project/data is in Dropbox, which copies users.db")
+
+
 # --- The network ---------------------------------------------------------------------
 
 
@@ -561,6 +567,20 @@ def test_what_does_not_run_in_the_vm_is_told(project: Project) -> None:
     assert starting(lines, "wrong VM container users-frontend: Up 2 hours (unhealthy)")
     assert starting(lines, f"wrong ports The VM runs, but nothing listens on port {project.ports[0]} (backend)")
     assert starting(lines, f"wrong health backend does not answer at http://127.0.0.1:{project.ports[0]}/healthz")
+
+
+def test_a_service_that_has_just_started_and_one_that_calls_another_not_well_are_told(project: Project) -> None:
+    project.vm(
+        "running", INSIDE.replace("users-backend Up 2 hours (healthy)", "users-backend Up 1 s (health: starting)")
+    )
+    says = b'{"frontend_status":"ok","backend_status":"nok"}'
+    frontend = serve(project.ports[1], says=says)
+    next(frontend)
+    _, lines = project.doctor()
+    next(frontend, None)
+    assert "note VM container users-backend: Up 1 s (health: starting)" in lines
+    url = f"http://127.0.0.1:{project.ports[1]}/healthz"
+    assert f"wrong health frontend answers at {url}: {says.decode()}" in lines
 
 
 def test_services_for_the_whole_network_are_asked_where_windows_asks_them_too(project: Project) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -102,6 +103,24 @@ def test_a_service_that_does_not_answer_is_told_with_what_to_do(project: Path) -
     assert '(vagrant ssh --command "sudo journalctl --no-pager --unit users-backend --lines 50")' in said
     with service(port, 503):
         assert f"{PATH} (it says 503). " in wait(project, port)
+
+
+def test_what_does_not_speak_http_there_is_told_as_well(project: Path) -> None:
+    def answer() -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            with connection:
+                connection.sendall(b"SSH-2.0-OpenSSH\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        threading.Thread(target=answer, daemon=True).start()
+        said = wait(project, port)
+        server.shutdown(socket.SHUT_RDWR)
+    assert f"The VM runs, but backend does not answer at http://127.0.0.1:{port}{PATH} (wrong status line" in said
 
 
 def test_a_service_for_the_whole_network_is_asked_where_windows_asks_it_too(project: Path) -> None:

@@ -100,6 +100,17 @@ def test_what_ends_by_itself_starts_again_though_nothing_changed(live: Live) -> 
     live.wait_for("first runs", 15)
 
 
+def test_what_does_not_end_when_told_to_is_ended(live: Live) -> None:
+    live.app.write_text(
+        "import signal, time\nsignal.signal(15, signal.SIG_IGN)\nprint('deaf runs', flush=True)\ntime.sleep(60)\n"
+    )
+    live.wait_for("deaf runs")
+    [deaf] = subprocess.check_output(["ps", "--ppid", str(live.process.pid), "-o", "pid="], text=True).split()
+    live.save("second")
+    live.wait_for("second runs")
+    assert not Path("/proc", deaf).exists()
+
+
 def test_sigterm_ends_both(live: Live) -> None:
     child = (
         Path("/proc")

@@ -192,6 +192,19 @@ def test_with_live_reload_the_source_is_mounted_read_only_and_needs_the_share(re
         assert mounts(render("service", "unit.service.j2", **live | {"service_variant": variant})) == []
 
 
+@pytest.mark.parametrize(("folder", "status"), [("/proc", 0), ("/etc", 1)])
+def test_a_container_does_not_start_on_a_folder_that_is_not_shared(tmp_path: Path, folder: str, status: int) -> None:
+    (tmp_path / "systemd-notify").write_text(f'#!/bin/sh\necho "$2" > {tmp_path}/status\n')
+    (tmp_path / "systemd-notify").chmod(0o755)
+    command = ["sh", str(ROOT / "roles/service/files/shared.sh"), folder, "backend"]
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    ended = subprocess.run(command, check=False, env=environment, text=True, stderr=subprocess.PIPE)
+    assert ended.returncode == status
+    if status:
+        assert ended.stderr.startswith("/etc is not shared with the laptop, so backend does not start.")
+        assert (tmp_path / "status").read_text() == ended.stderr
+
+
 def version(render: Any, **settings: object) -> dict[str, str]:
     """What the deployment's program is given."""
     script = render(
@@ -420,6 +433,15 @@ def test_only_images_that_are_missing_are_built(render: Any, tmp_path: Path) -> 
     )
 
 
+def test_images_are_on_the_disk_before_a_power_cut_may_come(render: Any, tmp_path: Path) -> None:
+    calls = tmp_path / "calls"
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/sync").write_text(f"#!/bin/sh\necho sync >> {calls}\n")
+    (tmp_path / "bin/sync").chmod(0o755)
+    build(render, tmp_path, f'sleep 0.1; echo "$1" >> {calls}', [])
+    assert calls.read_text().split()[-3:] == ["build", "build", "sync"]
+
+
 def test_images_are_built_at_the_same_time(render: Any, tmp_path: Path) -> None:
     meet = f'[ "$1" = build ] || exit 0; touch {tmp_path}/$$; for _ in $(seq 100); do' + (
         f" [ $(ls {tmp_path} | grep -c '^[0-9][0-9]') = 2 ] && exit; sleep 0.1; done; exit 1"
@@ -475,10 +497,14 @@ def test_services_are_brought_live_at_the_same_time_each_with_its_version(render
 def test_a_secret_is_made_once_and_before_any_service_starts(render: Any, tmp_path: Path) -> None:
     (tmp_path / "etc/two").mkdir(parents=True)
     (tmp_path / "etc/two/secret.PASSWORD").touch(0o600)  # as a full disk leaves it
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/sync").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/synced\n')
+    (tmp_path / "bin/sync").chmod(0o755)
     for _ in range(2):
         assert bring_live(render, tmp_path, f"cat {tmp_path}/etc/two/secret.PASSWORD >> {tmp_path}/read").stderr == ""
     read = (tmp_path / "read").read_text().splitlines()
     assert len(read) == 4
+    assert (tmp_path / "synced").read_text().split() == [str(tmp_path / "etc/two/secret.PASSWORD")]
     assert re.fullmatch("PASSWORD=[0-9a-f]{64}", read[0])
     assert set(read) == {read[0]}
     assert (tmp_path / "etc/two/secret.PASSWORD").stat().st_mode & 0o777 == 0o600

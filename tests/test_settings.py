@@ -164,6 +164,7 @@ def test_what_is_open_has_a_password_or_somebody_wants_none(project: Path, local
         ("services: {frontend: {volumes: [data]}}", "it must be a list of entries with source, target"),
         ("services: {frontend: {volumes: [{source: /x, target: /x y}]}}", "without spaces and accents"),
         ("services: {frontend: {volumes: [{source: /x, target: /x, shared: true}]}}", "the shared folder that source"),
+        ("services: {frontend: {volumes: [{source: /x, target: /x, share: /x}]}}", "it must be a list of entries with"),
         ("services: {hello: {port: 1}}", "services.hello has no source."),
         ("services: {hello: {source: apps/hello, port: 1, host_port: 1}}", "services.hello has no health_path."),
         ("services: {hello: {source: apps/hello, https_port: 1}}", "services.hello has no port."),
@@ -217,6 +218,7 @@ def test_a_bad_setting_is_named_with_its_value_and_what_is_allowed(project: Path
             "could read, change and delete users: https.domain is not set. docs/https.md has the steps.",
         ),
         ("{host_ip: 0.0.0.0, https: {domain: a.example}}", "https.users_file is not set."),
+        ("https: {acme_ca_certificate: /etc/ca.pem}", "it must be empty, or a path inside the project's folder"),
         ("https: {users_file: /etc/people}", "it must be empty, or a path inside the project's folder"),
         ("services: {hello: {source: apps/hello, host_port: 1}}", "services.hello has no port."),
         ("services: {hello: {source: apps/hello, port: 1}}", "services.hello has no host_port."),
@@ -225,6 +227,10 @@ def test_a_bad_setting_is_named_with_its_value_and_what_is_allowed(project: Path
         (
             "services: {frontend: {volumes: [{source: /x, target: /x, shared: /y}]}}",
             "In services.frontend.volumes, /x does not lie on the shared folder /y.",
+        ),
+        (
+            "services: {frontend: {volumes: [{source: /data2, target: /x, shared: /data}]}}",
+            "In services.frontend.volumes, /data2 does not lie on the shared folder /data.",
         ),
         ("network: {ca_certificate: ../ca.crt}", "it must be empty, or a path inside the project's folder"),
         ("services: {backend: {environment: {DAY: 2026-12-31}}}", 'Put it between quotes, as in "2026-12-31".'),

@@ -200,6 +200,17 @@ def test_up_takes_the_box_from_a_catalogue_and_remembers_it_for_updates(
     assert "'users/debian-13' (v1.1.0)" in vagrant(project, "box", "update", "--provider", "virtualbox").stdout
 
 
+def test_up_takes_the_version_of_the_box_that_the_settings_name(
+    project: Path, box: str, free_ports: tuple[int, int]
+) -> None:
+    provider = {"name": "virtualbox", "url": (project / "box.tar").as_uri()}
+    versions = [{"version": version, "providers": [provider]} for version in ("1.0.0", "2.0.0")]
+    (project / "box.json").write_text(json.dumps({"name": "users/debian-13", "versions": versions}))
+    settings = "vm: {box: users/debian-13, box_url: box.json, box_version: 1.0.0}\n"
+    (project / "settings.local.yml").write_text(settings + port_settings(*free_ports))
+    assert "(v1.0.0) for 'virtualbox'" in vagrant(project, "up", "--provider", "virtualbox").stdout
+
+
 def test_a_busy_port_is_named_with_its_program_and_the_setting_before_anything_boots(project: Path, box: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as busy, socket.create_server(("127.0.0.1", 0)) as other:
         port = busy.getsockname()[1]
@@ -298,3 +309,28 @@ def test_destroy_without_a_copy_goes_on_only_where_nothing_is_lost(
     result = vagrant(project, "destroy", "--force")
     assert said in " ".join(result.stdout.split())
     assert ('"unregistervm"' in (project.parent / "bin/calls").read_text()) == destroyed
+
+
+# A machine of Vagrant's that runs, whose disk has the only database, and in which the copy fails.
+NO_COPY = """
+require "./vagrant/settings"
+require "./vagrant/copies"
+ui = Object.new
+%i[info success warn].each { |level| ui.define_singleton_method(level) { |text| puts "#{level}: #{text}" } }
+guest = Object.new
+guest.define_singleton_method(:ready?) { true }
+guest.define_singleton_method(:sudo) { |*_, **_, &output| output.call(:stderr, "The disk is full.\\n"); 1 }
+machine = Struct.new(:ui, :state, :communicate).new(ui, Struct.new(:id).new(:running), guest)
+volumes = [{ "source" => "/var/lib/users", "target" => "/data" }]
+begin
+  Copies.make(machine, { "data_dir" => "data", "services" => { "backend" => { "volumes" => volumes } } })
+rescue Settings::Error => e
+  puts e.message
+end
+"""
+
+
+def test_a_copy_that_fails_in_the_vm_keeps_its_only_database() -> None:
+    said = subprocess.check_output(["ruby", "-e", NO_COPY], cwd=ROOT, text=True)
+    assert "success:" not in said
+    assert f"{REFUSED.removesuffix('the')}The disk is full.)" in said

@@ -532,6 +532,8 @@ def test_a_copy_of_a_day_that_has_not_come_or_never_will_stops_no_hourly_ones(st
     assert copies.Hourly(server.database, Kept(0, 0, 0))._pause() == copies.FIRST_SECONDS
     copies.make_hourly(server.database, Kept(24, 7, 4))
     assert len(copies.find(server.database)) == found
+    pause = copies.Hourly(server.database, Kept(0, 0, 0))._pause()
+    assert round(time.time() + pause) % 3600 == 0  # the next one is of the next full hour
 
 
 def test_a_table_of_ones_own_is_restored_with_the_users(start_server):
@@ -619,6 +621,23 @@ def test_the_end_of_the_server_waits_for_no_export(start_either, monkeypatch):
         start = time.monotonic()
         hourly.close()
         assert time.monotonic() - start < 2
+
+
+def test_the_end_of_the_server_waits_for_the_copy_that_is_being_made(start_server, monkeypatch):
+    server = start_server()
+    monkeypatch.setattr(copies, "FIRST_SECONDS", 0.01)
+    begun, snapshot = threading.Event(), copies.snapshot
+
+    def slow(*arguments):
+        begun.set()
+        time.sleep(0.3)
+        snapshot(*arguments)
+
+    monkeypatch.setattr(copies, "snapshot", slow)
+    hourly = Hourly(server.database, Kept(24, 7, 4))
+    assert begun.wait(60)
+    hourly.close()
+    assert [copy.why for copy in copies.find(server.database)] == [HOURLY]
 
 
 @pytest.fixture

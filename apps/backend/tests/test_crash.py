@@ -207,6 +207,20 @@ def test_a_server_that_starts_on_a_full_disk_says_so_and_recovers(disk, start_se
     assert read(server.database) == [(1, "Ana")]
 
 
+@as_root
+def test_what_a_lost_file_held_is_kept_as_soon_as_a_full_disk_has_room(disk, start_server, check_problem):
+    server = start_server(disk / "users.db")
+    user = {"id": 1, "name": "Ana"}
+    assert server.http.post("/users", json=user).status_code == 201
+    fill(disk / "filler")
+    server.database.unlink()
+    for _ in range(2):
+        check_problem(server.http.post("/users", json=user), 503, "cannot be kept as a copy yet.*with space for it")
+    (disk / "filler").unlink()
+    check_problem(server.http.post("/users", json=user), 503, "removed or emptied while the backend ran")
+    assert [(copy.why, copy.users) for copy in copies.find(server.database)] == [("removed", 1)]
+
+
 @contextlib.contextmanager
 def failing(server, trace, calls, error, number):
     """One system call of these fails with `error` in the server: the first, the second ... from now on."""

@@ -107,6 +107,15 @@ def test_a_second_server_on_the_same_file_refuses_and_takes_over(start_server, c
     recovered(second)
 
 
+def test_a_server_starts_beside_a_program_that_reads(start_server):
+    recovered(server := start_server())
+    server.stop()
+    with contextlib.closing(sqlite3.connect(server.database, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM users").fetchall()
+        assert start_server().http.get("/users").json() == [ANA]
+
+
 def test_a_read_only_folder_is_named_and_the_server_recovers(start_server, check_problem, tmp_path):
     server = start_server(tmp_path / "data" / "users.db")
     server.database.parent.mkdir(mode=0o500)

@@ -107,13 +107,16 @@ def test_no_users_are_a_file_too(admin, form, empty):
 
 def test_each_refused_line_is_reported_and_the_others_are_saved(admin, http):
     http.post("/users", json={"id": 1, "name": "Ana"})
-    text = 'name,id\nBia,1\nEva,2\n,3\nIvo,1.0\nIda,-1\nLia\nUma,7,8\n"Two\nlines",8\n Leo ,9\nAna,1\n'
+    text = (
+        'name,id\nBia,1\nEva,2\n,3\nIvo,1.0\nIda,-1\nLia\nUma,7,8\n"Two\nlines",8\n Leo ,9\nAna,1\n'
+        + f"Zoé,{'9' * 5_000}\n"
+    )
     result = admin("import", "csv", text=text)
     assert result.returncode == 1
-    assert result.stdout == b"2 users saved, 1 there already, 7 refused.\n"
+    assert result.stdout == b"2 users saved, 1 there already, 8 refused.\n"
     lines = result.stderr.decode().splitlines()
     assert lines[0] == "line 2: id 1 exists already, with the name Ana"
-    assert [line.split(":")[0] for line in lines] == [f"line {number}" for number in (2, 4, 5, 6, 7, 8, 10)]
+    assert [line.split(":")[0] for line in lines] == [f"line {number}" for number in (2, 4, 5, 6, 7, 8, 10, 13)]
     assert users(http) == {1: "Ana", 2: "Eva", 9: "Leo"}
 
 

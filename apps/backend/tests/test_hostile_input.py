@@ -137,6 +137,13 @@ def test_a_body_of_64_kib_is_read_and_one_byte_more_answers_413(http, check_prob
     check_problem(http.post("/users", content=iter([largest.encode(), b" "])), 413)
 
 
+def test_a_body_that_does_not_end_is_refused_before_its_end(http):
+    head = b"POST /users HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection((http.base_url.host, http.base_url.port), timeout=5) as connection:
+        connection.sendall(head + b"10001\r\n" + bytes(0x10001) + b"\r\n")  # and more to come
+        assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")
+
+
 @pytest.mark.parametrize(
     ("query", "field"),
     [

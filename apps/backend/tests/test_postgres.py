@@ -12,11 +12,13 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import httpx
 import psycopg
 import pytest
 from users_backend import copies, database, settings
+from users_backend import migrate as migration
 from users_backend import postgres as pg
 
 ANA = {"id": 1, "name": "Ana"}
@@ -142,6 +144,21 @@ def test_a_read_only_database(start_server, postgres, check_problem):
     works(server)
 
 
+def test_a_server_that_does_not_wait_for_its_disk_is_refused(start_server, own_postgres, check_problem):
+    def set_fsync(value):
+        own_postgres.run(f"ALTER SYSTEM SET fsync = {value}")
+        own_postgres.run("SELECT pg_reload_conf()")
+        while own_postgres.run("SHOW fsync") != [(value,)]:
+            time.sleep(0.05)
+
+    url = own_postgres.new()
+    set_fsync("off")
+    server = start_server(url)
+    refused(server, check_problem, "runs with fsync = off.*power cut.*Set fsync = on in its postgresql.conf and reload")
+    set_fsync("on")
+    works(server)
+
+
 def test_sessions_are_durable_whatever_the_default_is(start_server, postgres):
     url = postgres.new()
     name = url.rpartition("/")[2]
@@ -229,10 +246,11 @@ def test_an_older_schema_is_copied_and_then_brought_up_by_one_of_several_backend
     server.stop()
     steps = len(database.MIGRATIONS)
     for module in (database, copies, pg):
-        newer = (*module.MIGRATIONS, "ALTER TABLE users ADD COLUMN note TEXT")
-        monkeypatch.setattr(module, "MIGRATIONS", newer)
+        as_slow_as_with_many = "ALTER TABLE users ADD COLUMN note TEXT; SELECT pg_sleep(1)"
+        monkeypatch.setattr(module, "MIGRATIONS", (*module.MIGRATIONS, as_slow_as_with_many))
+    opening = partial(pg.open_users, lock_seconds=0.5, statement_seconds=0.5)
     with ThreadPoolExecutor(4) as pool:
-        for opened in pool.map(pg.open_users, [server.database] * 4):
+        for opened in pool.map(opening, [server.database] * 4):
             with contextlib.closing(opened):
                 assert opened.execute("SELECT id, name, note FROM users").fetchall() == [(1, "Ana", None)]
     [kept] = copies.find(server.database)
@@ -376,6 +394,16 @@ def test_a_move_loses_no_user_and_keeps_writers_out_until_the_switch(start_serve
         assert "has 3 users already, and others than the file" in late.communicate("", timeout=60)[0]
     assert late.returncode == 1
     assert moved.http.get("/users").json() == before
+
+
+def test_a_move_that_does_not_bring_all_users_is_refused(start_server, postgres, monkeypatch):
+    server = start_server()
+    works(server)
+    target = settings.load({"DATABASE_URL": postgres.new()}).database
+    monkeypatch.setattr(pg, "read_all", lambda source, target: None)
+    words = r"holds 0 users .* and the file .* 1 user .*\. Use the file"
+    with pytest.raises(database.StoreError, match=words), migration.moved(server.database, target):
+        pass
 
 
 def test_a_copy_of_one_database_is_restored_into_the_other(start_server, postgres):

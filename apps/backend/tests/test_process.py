@@ -246,6 +246,7 @@ def test_each_request_is_one_json_line_without_names(start_server):
     server = start_server()
     server.http.post("/users", json={"id": 1, "name": "Secret"}, headers={"x-request-id": "my-1"})
     server.http.get("/users?name=secret")
+    server.http.get("/" + "x" * 1000)
     server.stop()
     text = server.log.read_text()
     lines = [json.loads(line) for line in text.splitlines()]
@@ -261,3 +262,4 @@ def test_each_request_is_one_json_line_without_names(start_server):
         "request_id": "my-1",
     }
     assert "secret" not in text.lower()
+    assert max(len(line.get("path", "")) for line in lines) == 200

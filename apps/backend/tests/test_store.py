@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from users_backend import copies, settings, store
-from users_backend.database import Database, DiskFull, StoreError, Unknown
+from users_backend.database import Connection, Database, DiskFull, StoreError, Unknown, unknown
 from users_backend.store import Store, open_store
 from users_backend.users import User
 
@@ -187,6 +187,56 @@ def test_close_answers_what_waits(database):
     assert "store" not in [thread.name for thread in threading.enumerate()]
 
 
+def test_close_waits_for_another_program_as_a_write_does(path):
+    async def scenario():
+        opened = open_store(path, lambda writes: None)
+        await opened.check()
+        with foreign_lock(path, "BEGIN IMMEDIATE"):
+            adding = asyncio.create_task(opened.add(user(1)))
+            await asyncio.sleep(0.1)
+            closing = asyncio.create_task(opened.close())
+            await asyncio.sleep(0.1)
+        await closing
+        return await asyncio.wait_for(adding, 5)
+
+    assert asyncio.run(scenario()) is True
+    assert rows(path) == [(1, "Ana")]
+
+
+def test_a_failure_is_logged_once_and_again_when_it_comes_back(path, monkeypatch, caplog):
+    monkeypatch.setattr(store, "LOCK_SECONDS", 0.1)
+
+    async def scenario():
+        async with opening(path) as opened:
+            for _ in range(2):
+                with foreign_lock(path, "BEGIN EXCLUSIVE"):
+                    for _ in range(2):
+                        with pytest.raises(StoreError, match="Another program holds"):
+                            await opened.check()
+                await opened.check()
+
+    asyncio.run(scenario())
+    assert caplog.text.count("Another program holds") == 2
+
+
+def test_a_deadlock_with_another_program_is_tried_again(postgres, monkeypatch):
+    monkeypatch.setattr(store, "LOCK_SECONDS", 30)
+    server = settings.load({"DATABASE_URL": postgres.new()}).database
+
+    async def scenario():
+        async with opening(server) as opened:
+            assert await opened.add(user(1)) and await opened.add(user(2))
+            with psycopg.connect(**server.parameters) as other:
+                other.execute("UPDATE users SET name = 'Bia' WHERE id = 2")
+                renaming = asyncio.gather(*(opened.rename(user(n, "Eva")) for n in (1, 2)))
+                await asyncio.sleep(0.3)  # it has user 1, and waits for user 2
+                await asyncio.to_thread(other.execute, "UPDATE users SET name = 'Bia' WHERE id = 1")
+            return await renaming
+
+    assert asyncio.run(scenario()) == [True, True]
+    assert rows(server) == [(1, "Eva"), (2, "Eva")]
+
+
 def test_a_caller_that_has_gone_away_does_not_disturb_the_others(database):
     async def scenario():
         async with opening(database) as opened:
@@ -243,6 +293,32 @@ def test_what_was_committed_where_nobody_can_look_any_more_is_neither_acknowledg
     for answer in asyncio.run(scenario()):
         assert isinstance(answer, Unknown)
         assert "not known whether it was saved" in str(answer)
+    assert rows(path) == [(1, "Ana"), (2, "Ana")]
+
+
+def test_a_folder_that_goes_away_during_commit_leaves_the_outcome_open(path, tmp_path, monkeypatch):
+    folder = tmp_path / "share"
+    folder.mkdir()
+    path = folder / "users.db"
+    commit = Connection.commit
+
+    def cut_off(connection):
+        commit(connection)
+        folder.rename(tmp_path / "away")
+        folder.symlink_to(folder)  # a circle, so that every look is an error of the system
+        raise unknown(path, OSError("Transport endpoint is not connected"))
+
+    async def scenario():
+        async with opening(path) as opened:
+            monkeypatch.setattr(Connection, "commit", cut_off)
+            with pytest.raises(Unknown, match="not known whether it was saved"):
+                await opened.add(user(1))
+            monkeypatch.undo()
+            folder.unlink()
+            (tmp_path / "away").rename(folder)
+            assert await opened.add(user(2))
+
+    asyncio.run(scenario())
     assert rows(path) == [(1, "Ana"), (2, "Ana")]
 
 

@@ -109,6 +109,19 @@ def test_what_was_saved_is_there_after_an_orderly_end_and_after_a_kill(database:
     assert database.ask("SELECT * FROM kept") == [(0,), (1,)]
 
 
+def test_a_killed_one_is_not_taken_for_the_process_that_has_its_number_now(database: Database) -> None:
+    """In a container, that is the first one: number 1, as before."""
+    database.start()
+    database.ask("SELECT 1")
+    database.end(signal.SIGKILL)
+    another = subprocess.Popen([*database._as_user, "sleep", "60"], start_new_session=True)
+    database.processes.append(another)  # which ends it
+    left = database.data / "postmaster.pid"
+    left.write_text("\n".join([str(another.pid), *left.read_text().splitlines()[1:]]) + "\n")
+    database.start()
+    assert database.ask("SELECT 1") == [(1,)]
+
+
 def test_a_replaced_password_holds_from_the_next_start_and_is_not_in_the_log(database: Database) -> None:
     database.start()
     database.ask("SELECT 1")

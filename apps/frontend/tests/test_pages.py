@@ -1,6 +1,7 @@
 """Every outcome of the form, the list and the health check, named."""
 
 import re
+import socket
 import threading
 import time
 from typing import Any
@@ -267,6 +268,24 @@ def test_no_backend_is_502_and_nothing_was_saved(lonely_client: Any) -> None:
     assert 'value="Ana"' in answer.text
 
 
+def test_a_backend_that_is_away_for_a_moment_is_asked_again(app: Any, monkeypatch: Any) -> None:
+    def answer() -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]")
+
+    def come_back(*_: object) -> None:
+        server.listen()
+        threading.Thread(target=answer, daemon=True).start()
+
+    monkeypatch.setattr("urllib3.Retry.sleep", come_back)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))  # without `listen`, it refuses connections
+        client = app(BACKEND_URL=f"http://127.0.0.1:{server.getsockname()[1]}").test_client()
+        assert "No users yet." in client.get("/").text
+
+
 def test_a_host_name_that_does_not_resolve_is_502(app: Any) -> None:
     answer = post(app(BACKEND_URL="http://no-such-host.invalid").test_client())
     assert answer.status_code == 502
@@ -452,6 +471,14 @@ def test_a_list_that_fails_does_not_hide_why_a_user_was_refused(client: Any, sta
     assert "broke before its answer came" in answer.text
 
 
+@pytest.mark.parametrize(("after", "sent"), [(-1, 0), (2**53 - 1, 2**53 - 1), (2**53, 2**53 - 1)])
+def test_a_place_that_the_list_cannot_have_is_the_nearest_one(
+    client: Any, stand_in: Any, after: int, sent: int
+) -> None:
+    client.get(f"/?after={after}")
+    assert f"&after={sent}&" in stand_in.calls[0]["path"]
+
+
 @pytest.mark.parametrize("query", ["after=x", "after=" + "9" * 5_000, "lang=xx", "name=%ff", "name=%00"])
 def test_a_query_that_means_nothing_does_no_harm(client: Any, query: str) -> None:
     assert client.get(f"/?{query}").status_code == 200
@@ -506,6 +533,12 @@ def test_health_is_nok_when_the_backend_fails(client: Any, stand_in: Any) -> Non
     answer = client.get("/healthz")
     assert answer.status_code == 200
     assert answer.text == '{"frontend_status":"ok","backend_status":"nok"}'
+
+
+def test_health_is_nok_soon_however_long_other_calls_may_take(app: Any, stand_in: Any) -> None:
+    stand_in.say("GET /healthz", 200, raw=b"ok", pause=3)
+    answer = app(BACKEND_URL=stand_in.url, BACKEND_TIMEOUT="60").test_client().get("/healthz")
+    assert answer.json == {"frontend_status": "ok", "backend_status": "nok"}
 
 
 def test_health_is_nok_when_the_backend_is_down(lonely_client: Any) -> None:
