@@ -58,7 +58,7 @@ ELSEWHERE = {
     "ansible-vault encrypt https-users": ("tests/test_https.py", '"ansible-vault", "encrypt"'),
     "make trust": ("tests/test_https.py", '"make", "trust"'),
     "make scale ROWS=100000000": ("tests/test_bench.py", '"bench/scale.py"'),
-    "docker compose up": ("molecule/default/tests/test_compose.py", "docker compose up"),
+    "docker compose up": ("tests/vm/test_container.py", "docker compose"),
     "FRONTEND_PORT=8001 make local": ("tests/test_local.py", '"tools/local.py"'),
     "git config core.hooksPath .githooks": ("tests/test_repository.py", '"core.hooksPath", ".githooks"'),
     ".venv/bin/pytest apps/frontend": ("Makefile", 'pytest -n 3 --dist loadfile -m "not slow"'),

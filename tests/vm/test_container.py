@@ -5,16 +5,20 @@ Each test goes on where the one before has ended.
 
 import contextlib
 import itertools
+import json
 import re
 import shlex
+import sqlite3
 import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+import up
 from container import ADDRESS, PREFIX, Container, fresh
 from machine import cut_off
 
@@ -75,9 +79,10 @@ def answers(service: str) -> bool:
         return False
 
 
-def wait_until_all_answer() -> None:
+def wait_until_they_answer(*services: str) -> None:
+    """All of them, if none is named."""
     deadline = time.monotonic() + 60
-    while not all(map(answers, HEALTH)):
+    while not all(map(answers, services or HEALTH)):
         assert time.monotonic() < deadline, "after a minute they still do not"
         time.sleep(0.2)
 
@@ -202,6 +207,56 @@ def test_what_builds_leave_behind_is_limited(machine: Container) -> None:
     assert "Keep Bytes:" in machine.says("sudo docker buildx inspect default")
 
 
+def test_no_layer_of_an_image_holds_the_secrets_of_its_build(machine: Container) -> None:
+    services = ["backend", "frontend"]
+    expected = [f"app/src/users_{name}/__main__.py" for name in services]  # or nothing was looked at
+    needles = ["etc/pip.conf", *expected]
+    if certificates := up.company_network()["ca_certificate"]:
+        needles.append((ROOT / certificates).read_text().splitlines()[5])
+    patterns = " ".join(f"-e '{needle}'" for needle in needles)
+    layers = (
+        f"sudo docker save {' '.join(containers(machine)[name][1] for name in services)}"  # those that they share once
+    )
+    found = f"{layers} | grep --text --only-matching --fixed-strings {patterns} | sort --unique"
+    assert machine.says(found).splitlines() == expected
+
+
+# Of a container's settings, those that say what it may do and how much.
+RIGHTS = ["CapAdd", "CapDrop", "DnsOptions", "DnsSearch", "Memory", "PidsLimit", "Privileged", "ReadonlyRootfs"]
+RIGHTS += ["SecurityOpt", "Tmpfs"]
+
+
+def rights(machine: Container, container: str) -> dict[str, Any]:
+    """What Docker lets a container do."""
+    found = json.loads(machine.says(f"sudo docker inspect {container}"))[0]
+    # "Nothing" is null or an empty list, as the client likes.
+    return {"User": found["Config"]["User"]} | {key: found["HostConfig"][key] or None for key in RIGHTS}
+
+
+def test_docker_compose_has_the_same_urls_data_and_rights_as_the_units(machine: Container) -> None:
+    services = {"backend": 8080, "frontend": 8000}
+    under_systemd = {name: rights(machine, f"users-{name}") for name in services}
+    machine.says("sudo apt-get -qy install --no-install-recommends docker-compose curl")
+    variables = "DATA_DIR=/data BASE_IMAGE=users-base:test PIP_CERT=/etc/ssl/certs/ca-certificates.crt"
+    command = f"sudo env --chdir=/vagrant {variables} docker compose"
+    machine.says("sudo systemctl stop users-frontend users-backend")
+    try:
+        machine.says(f"{command} --progress plain up --detach --wait")
+        assert re.findall(r"(\S+):80[08]0 ", machine.says("ss -Hltn")) == ["127.0.0.1"] * 2
+        assert machine.says("curl -fsS 127.0.0.1:8080/healthz") == "ok"
+        assert machine.says("curl -fsS 127.0.0.1:8000/healthz") == '{"frontend_status":"ok","backend_status":"ok"}'
+        for name in services:
+            assert rights(machine, machine.says(f"{command} ps --quiet {name}")) == under_systemd[name]
+        created = machine.says("curl -fsS --form id=7 --form name=Ana 127.0.0.1:8000/")
+        assert created == "User 7, Ana, was created.\n"
+        with sqlite3.connect(f"file:{machine.data}/users.db?mode=ro", uri=True) as database:
+            assert database.execute("SELECT name FROM users WHERE id = 7").fetchone() == ("Ana",)
+    finally:
+        machine.says(f"{command} down --rmi local; sudo systemctl start users-backend users-frontend")
+    wait_until_they_answer(*services)
+    assert '"Ana"' in machine.says("curl -fsS 127.0.0.1:8080/users/7")
+
+
 def test_a_changed_app_alone_starts_again_and_is_away_once_at_most(machine: Container) -> None:
     before = containers(machine)
     with open(machine.project / "apps/frontend/src/users_frontend/__init__.py", "a") as source:
@@ -292,7 +347,7 @@ def test_what_only_fails_in_its_place_makes_room_for_the_version_before(machine:
     write_probe(machine, WORKS.replace("[", '["sh", "-c", "[ ! -e /data/old ] || exit 5; exec \\"$@\\"", "sh", '))
     said = message(machine)
     assert "probe did not become healthy. The version before runs again." in said
-    wait_until_all_answer()
+    wait_until_they_answer()
     assert containers(machine)["probe"][1] == before[1]
 
 
@@ -363,14 +418,14 @@ systemctl daemon-reload
 )
 def test_what_is_killed_or_stopped_starts_again(machine: Container, command: str) -> None:
     machine.says(f"{DOCKER_MAY_START} && sudo sh -ec {shlex.quote(command)}")
-    wait_until_all_answer()
+    wait_until_they_answer()
 
 
 def test_dockerd_starts_again_for_settings_that_it_has_not_read(machine: Container) -> None:
     machine.says(f"{DOCKER_MAY_START} && sudo systemctl --quiet disable docker && sudo touch /etc/docker/daemon.json")
     machine.playbook()
     machine.says("systemctl is-enabled docker && test /run/docker.pid -nt /etc/docker/daemon.json")
-    wait_until_all_answer()
+    wait_until_they_answer()
     assert tasks(machine)["changed"] == 0
 
 
@@ -386,7 +441,7 @@ def test_dockerd_starts_again_for_settings_that_it_has_not_read(machine: Contain
 def test_what_somebody_changed_by_hand_is_as_the_settings_say_again(machine: Container, change: str) -> None:
     change = change.replace("$RESTART", "systemctl restart users-probe")
     machine.says(f"sudo sh -ec {shlex.quote(change)}")
-    wait_until_all_answer()
+    wait_until_they_answer()
     before = containers(machine)
     machine.playbook()
     after = containers(machine)
@@ -400,7 +455,7 @@ def test_all_is_there_again_after_the_power_was_cut(machine: Container) -> None:
     before = containers(machine)
     machine.cut_power()
     machine.boot()
-    wait_until_all_answer()
+    wait_until_they_answer()
     assert {name: image for name, (_, image) in containers(machine).items()} == {
         name: image for name, (_, image) in before.items()
     }
@@ -414,7 +469,7 @@ def test_a_service_does_not_start_without_the_disk_of_its_data(machine: Containe
     machine.says(
         "sudo sed -i '\\,/var/lib/probe,d' /etc/fstab && sudo systemctl daemon-reload && sudo systemctl start users-probe"
     )
-    wait_until_all_answer()
+    wait_until_they_answer()
 
 
 def test_a_service_off_the_list_leaves_its_data_alone(machine: Container) -> None:

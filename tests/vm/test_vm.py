@@ -157,6 +157,8 @@ def test_molecule_test_in_a_company_whose_proxy_is_the_only_way_out(forward_prox
     for command in COMPANY:
         assert proxy.address not in vm(command)
     assert vm(f"grep -rlsF {proxy.address} /etc /opt /run /usr/local /var/lib/docker/containers || :") == ""
+    assert "frontend is one version back" in run("make", "rollback", "SERVICE=frontend")
+    assert proxy.address in vm("docker inspect users-frontend")
 
 
 @pytest.fixture(scope="module")
