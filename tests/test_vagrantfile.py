@@ -311,26 +311,34 @@ def test_destroy_without_a_copy_goes_on_only_where_nothing_is_lost(
     assert ('"unregistervm"' in (project.parent / "bin/calls").read_text()) == destroyed
 
 
-# A machine of Vagrant's that runs, whose disk has the only database, and in which the copy fails.
-NO_COPY = """
+# A machine of Vagrant's that runs, whose disk has the only database; what it says of a copy, and how that ends.
+COPY = """
 require "./vagrant/settings"
 require "./vagrant/copies"
+folder, said, status = ARGV
 ui = Object.new
 %i[info success warn].each { |level| ui.define_singleton_method(level) { |text| puts "#{level}: #{text}" } }
 guest = Object.new
 guest.define_singleton_method(:ready?) { true }
-guest.define_singleton_method(:sudo) { |*_, **_, &output| output.call(:stderr, "The disk is full.\\n"); 1 }
+guest.define_singleton_method(:sudo) { |*_, **_, &output| output.call(:stdout, said + "\n"); status.to_i }
 machine = Struct.new(:ui, :state, :communicate).new(ui, Struct.new(:id).new(:running), guest)
 volumes = [{ "source" => "/var/lib/users", "target" => "/data" }]
 begin
-  Copies.make(machine, { "data_dir" => "data", "services" => { "backend" => { "volumes" => volumes } } })
+  Copies.make(machine, { "data_dir" => folder, "services" => { "backend" => { "volumes" => volumes } } })
 rescue Settings::Error => e
   puts e.message
 end
 """
 
 
-def test_a_copy_that_fails_in_the_vm_keeps_its_only_database() -> None:
-    said = subprocess.check_output(["ruby", "-e", NO_COPY], cwd=ROOT, text=True)
-    assert "success:" not in said
-    assert f"{REFUSED.removesuffix('the')}The disk is full.)" in said
+def test_the_only_database_goes_with_its_vm_once_a_copy_is_here(tmp_path: Path) -> None:
+    def copy(*said_and_status: str) -> str:
+        return subprocess.check_output(["ruby", "-e", COPY, tmp_path, *said_and_status], cwd=ROOT, text=True)
+
+    refused = REFUSED.removesuffix("the")
+    assert f"{refused}The disk is full.)" in copy("The disk is full.", "1")
+    made = "2 users copied to /data/backups/users-20261202T201500Z-2.db.gz (0 kB)."
+    assert f"{refused}the copy lies on that disk, too: no volume of the settings brings it here)" in copy(made, "0")
+    (tmp_path / "backups").mkdir()
+    (tmp_path / "backups/users-20261202T201500Z-2.db.gz").touch()
+    assert f"success: {made}\nThe copy stays in {tmp_path}/backups." in copy(made, "0")

@@ -12,7 +12,12 @@ module Copies
     return if machine.state.id == :not_created
 
     machine.ui.info("Copying the database first ...")
-    machine.ui.success("#{Timeout.timeout(SECONDS) { ask(machine) }}The copy stays in #{settings['data_dir']}/backups.")
+    said = Timeout.timeout(SECONDS) { ask(machine) }
+    if in_vm?(settings) && !here?(settings, said)
+      raise "the copy lies on that disk, too: no volume of the settings brings it here"
+    end
+
+    machine.ui.success("#{said}The copy stays in #{settings['data_dir']}/backups.")
   rescue StandardError => e
     reason = e.message.strip.lines.last.to_s.strip
     if !in_vm?(settings)
@@ -33,6 +38,12 @@ module Copies
     raise said unless status.zero?
 
     said
+  end
+
+  # Whether the copy that the backend names is in the folder shared with the VM.
+  def here?(settings, said)
+    copy = said[%r{ copied to \S+/(\S+) }, 1]
+    copy && !Dir.glob("**/#{copy}", base: Settings.data_folder(settings)).empty?
   end
 
   # Whether the VM's own disk has what a service keeps.
