@@ -110,12 +110,12 @@ container: .venv/dev ## the playbook in containers that boot like the VM, in sec
 test: check container ## both, the slow tests, Molecule and `make up` on a real VM: all but what has a target of its own below
 	pytest -n 3 --dist loadfile -m slow
 	pytest --capture no tests/vm/test_vm.py \
-	    -k "not (tutorial or power_cut or whatever_fails or own_disk or bundle or postgresql or https)"
+	    -k "not (tutorial or whatever_fails or own_disk or bundle or postgresql or https)"
 
 ROUNDS = 25
 torture: .venv/dev ## cut the VM's power and break all else under load; renew the table of docs/reliability.md (2 hours)
 	tests/install-tools
-	ROUNDS=$(ROUNDS) pytest --capture no tests/vm/test_vm.py -k "power_cut or whatever_fails"
+	ROUNDS=$(ROUNDS) pytest --capture no tests/vm/test_vm.py -k whatever_fails
 
 offline: .venv/dev ## test the VM's own disk, a bundle of the VM, and what `make up` makes of it without a network (half an hour)
 	tests/install-tools

@@ -2,7 +2,7 @@
 
 What is measured runs on one core, and the load generator (wrk) on another. The runs of all servers
 are interleaved, so that whatever else the machine does meets them all; what counts are the
-medians and their ratios. Writes OUTPUT.json and OUTPUT.svg. Needs Linux and two cores.
+medians and their ratios. Writes OUTPUT, as JSON. Needs Linux and two cores.
 """
 
 import argparse
@@ -25,7 +25,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from matplotlib import pyplot
 from users_backend.database import Database
 
 HERE = Path(__file__).resolve().parent
@@ -279,26 +278,6 @@ def report(results: Results) -> list[dict[str, Any]]:
     return ratios
 
 
-def plot(results: Results, path: Path) -> None:
-    """Draw the medians, a chart for each measure, with the range as error bars."""
-    figure, axes = pyplot.subplots(len(results), 1, figsize=(8, 1.6 * len(results)), layout="constrained")
-    for axis, (title, by_name) in zip(axes, results.items(), strict=True):
-        names = list(by_name)[::-1]
-        medians = [statistics.median(by_name[name]) for name in names]
-        ranges = [
-            [m - min(by_name[name]) for m, name in zip(medians, names, strict=True)],
-            [max(by_name[name]) - m for m, name in zip(medians, names, strict=True)],
-        ]
-        bars = axis.barh(
-            names, medians, xerr=ranges, color=["#c05020" if n.startswith("our") else "#8098a8" for n in names]
-        )
-        axis.bar_label(bars, [f"{m:,.0f}" if m >= 100 else f"{m:.2f}" for m in medians], padding=4)
-        axis.set_title(title, loc="left", fontsize=10)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.margins(x=0.15)
-    figure.savefig(path, metadata={"Date": None})
-
-
 def main() -> None:
     """Measure, report, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -306,7 +285,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=3, help="length of a run (default %(default)s)")
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the large database (default %(default)s)")
     parser.add_argument("--requests", type=int, default=1_000_000, help="requests for the memory (default %(default)s)")
-    parser.add_argument("--output", type=Path, default=ROOT / ".cache/bench", help="OUTPUT, without ending")
+    parser.add_argument("--output", type=Path, default=ROOT / ".cache/bench.json", help="OUTPUT")
     options = parser.parse_args()
     options.output.parent.mkdir(parents=True, exist_ok=True)
     os.sched_setaffinity(0, {SERVER_CORE})  # where the bare commits must run, too
@@ -315,9 +294,8 @@ def main() -> None:
         results = measure(Path(folder), options.rounds, options.seconds, options.rows, options.requests)
     ratios = report(results)
     document = {"rounds": options.rounds, "seconds": options.seconds, "values": results, "ratios": ratios}
-    options.output.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
-    plot(results, options.output.with_suffix(".svg"))
-    print(f"\nWritten: {options.output.with_suffix('.json')} and .svg")
+    options.output.write_text(json.dumps(document, indent=1) + "\n")
+    print(f"\nWritten: {options.output}")
 
 
 if __name__ == "__main__":

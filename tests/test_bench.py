@@ -14,10 +14,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.slow
-def test_the_benchmark_measures_compares_and_draws(tmp_path: Path) -> None:
+def test_the_benchmark_measures_and_compares(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, ROOT / "bench/bench.py", "--rounds=1", "--seconds=1", "--rows=2000", "--requests=100"]
-        + [f"--output={tmp_path}/bench"],
+        + [f"--output={tmp_path}/bench.json"],
         env=os.environ | {"PYTHONPATH": str(ROOT / "apps/backend/src")},
         check=True,
     )
@@ -27,7 +27,6 @@ def test_the_benchmark_measures_compares_and_draws(tmp_path: Path) -> None:
     for by_name in document["values"].values():
         assert all(min(values) >= 0 and len(values) == 1 for values in by_name.values())
     assert document["values"]["POST a second, 16 clients"]["ours"][0] > 0
-    assert (tmp_path / "bench.svg").read_text().count("<svg") == 1
 
 
 def compare_starts(folder: Path) -> str:

@@ -57,11 +57,6 @@ def live(tmp_path: Path) -> Iterator[Live]:
         program.reader.join()
 
 
-def test_a_saved_file_runs_soon(live: Live) -> None:
-    live.save("second")
-    live.wait_for("second runs", SOON)
-
-
 def test_two_saves_within_one_second_are_both_seen(live: Live) -> None:
     while time.time() % 1 > 0.05:  # right after a second has begun
         time.sleep(0.01)

@@ -220,23 +220,6 @@ def test_a_user_created_in_a_browser_is_copied_restored_exported_and_imported() 
 
 
 @pytest.mark.usefixtures("running_stack")
-def test_a_power_cut_and_a_full_disk_lose_nothing_acknowledged() -> None:
-    stack = torture.Stack(run, vm, WORK)
-    stack.round("power cut", torture.power_cut)
-    stack.round("disk of the share full", torture.fill_share)
-    all_is_there(stack)
-
-
-def all_is_there(stack: torture.Stack) -> str:
-    """Check that nothing was lost; the table, which is also shown."""
-    table = torture.report(stack.results)
-    print(f"\n{table}")
-    assert stack.complaints == []
-    assert not any(result.lost for result in stack.results.values())
-    return table
-
-
-@pytest.mark.usefixtures("running_stack")
 def test_the_tutorial_adds_a_service_and_removes_it() -> None:
     service = ROOT / "apps/greeter"
     assert not service.exists(), f"{service} is there already: move it away."
@@ -259,7 +242,10 @@ def test_nothing_acknowledged_is_lost_whatever_fails() -> None:
     """And renew the table of the document."""
     stack = torture.Stack(run, vm, WORK)
     torture.torture(stack, int(os.environ["ROUNDS"]))
-    table = all_is_there(stack)
+    table = torture.report(stack.results)
+    print(f"\n{table}")
+    assert stack.complaints == []
+    assert not any(result.lost for result in stack.results.values())
     document = ROOT / "docs/reliability.md"
     document.write_text(re.sub(r"(^\|.*\n)+", lambda _: table, document.read_text(), count=1, flags=re.MULTILINE))
 

@@ -147,19 +147,10 @@ def test_a_body_that_does_not_end_is_refused_before_its_end(http):
 @pytest.mark.parametrize(
     ("query", "field"),
     [
-        ("limit=0", "limit"),
-        ("limit=1001", "limit"),
-        ("limit=-1", "limit"),
-        ("limit=1.0", "limit"),
-        ("limit=", "limit"),
         ("limit", "limit"),
-        ("limit=%D9%A1", "limit"),
         ("limit=" + "9" * 5_000, "limit"),
         ("limit=1&limit=2", "limit"),
-        (f"after={MAX_ID + 1}", "after"),
-        ("after=-1", "after"),
         ("after=x", "after"),
-        ("name=" + "a" * 201, "name"),
         ("nmae=Ana", "nmae"),
         ("Name=Ana", "Name"),
         ("id=1", "id"),
@@ -169,7 +160,7 @@ def test_a_body_that_does_not_end_is_refused_before_its_end(http):
         ("&".join(["limit=1"] * 5_000), "limit"),
     ],
 )
-def test_a_bad_query_answers_422_naming_the_parameter(http, check_problem, query, field):
+def test_a_hostile_query_answers_422_naming_the_parameter(http, check_problem, query, field):
     problem = check_problem(http.get(f"/users?{query}"), 422)
     assert [error["field"] for error in problem["errors"]] == [field]
 
