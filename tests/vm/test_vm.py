@@ -129,6 +129,7 @@ COMPANY = [
     "docker inspect users-backend",
     "docker inspect users-frontend",
 ]
+VERSION = "docker inspect --format '{{.Config.Labels.settings}}' users-frontend"
 
 
 def test_molecule_test_in_a_company_whose_proxy_is_the_only_way_out(forward_proxy: Any) -> None:
@@ -152,13 +153,14 @@ def test_molecule_test_in_a_company_whose_proxy_is_the_only_way_out(forward_prox
         for command in COMPANY:
             assert proxy.url in vm(command)
         assert len(proxy.reached()) > 1, "apt and pip fetch from different hosts"
+        in_the_company = vm(VERSION)
 
     run("vagrant", "provision", "--provision-with", "site")  # in the VM, as users do, and without those settings
     for command in COMPANY:
         assert proxy.address not in vm(command)
     assert vm(f"grep -rlsF {proxy.address} /etc /opt /run /usr/local /var/lib/docker/containers || :") == ""
     assert "frontend is one version back" in run("make", "rollback", "SERVICE=frontend")
-    assert proxy.address in vm("docker inspect users-frontend")
+    assert vm(VERSION) == in_the_company
 
 
 @pytest.fixture(scope="module")
