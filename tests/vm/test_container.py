@@ -214,10 +214,8 @@ def test_no_layer_of_an_image_holds_the_secrets_of_its_build(machine: Container)
     if certificates := up.company_network()["ca_certificate"]:
         needles.append((ROOT / certificates).read_text().splitlines()[5])
     patterns = " ".join(f"-e '{needle}'" for needle in needles)
-    layers = (
-        f"sudo docker save {' '.join(containers(machine)[name][1] for name in services)}"  # those that they share once
-    )
-    found = f"{layers} | grep --text --only-matching --fixed-strings {patterns} | sort --unique"
+    images = " ".join(containers(machine)[name][1] for name in services)
+    found = f"sudo docker save {images} | grep --text --only-matching --fixed-strings {patterns} | sort --unique"
     assert machine.says(found).splitlines() == expected
 
 
