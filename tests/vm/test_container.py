@@ -234,7 +234,7 @@ def rights(machine: Container, container: str) -> dict[str, Any]:
 def test_docker_compose_has_the_same_urls_data_and_rights_as_the_units(machine: Container) -> None:
     services = {"backend": 8080, "frontend": 8000}
     under_systemd = {name: rights(machine, f"users-{name}") for name in services}
-    machine.says("sudo apt-get -qy install --no-install-recommends docker-compose curl")
+    machine.says("sudo sh /vagrant/roles/machine/files/install-packages docker-compose curl")
     variables = "DATA_DIR=/data BASE_IMAGE=users-base:test PIP_CERT=/etc/ssl/certs/ca-certificates.crt"
     command = f"sudo env --chdir=/vagrant {variables} docker compose"
     machine.says("sudo systemctl stop users-frontend users-backend")
