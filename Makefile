@@ -143,14 +143,14 @@ bench: .venv/dev ## compare the speed with a textbook app's and with what is pos
 	PYTHONPATH=apps/backend/src python bench/bench.py
 	PYTHONPATH=tools:tests python bench/provisioning.py
 
-starts: .venv/dev ## measure a first `make up`, one from the cache and one without a network; renew docs/starts.svg (half an hour)
+starts: .venv/dev ## measure a first `make up`, one from the cache and one without a network (half an hour)
 	PYTHONPATH=tools:tests python bench/starts.py
 
 scale: .venv/dev ## measure one, two and four backends with PostgreSQL, and renew docs/scale.md: make scale ROWS=100000000 (6 minutes)
 	tests/install-tools
 	PYTHONPATH=apps/backend/src:apps/backend/tests python bench/scale.py $(if $(ROWS),--rows $(ROWS))
 
-docs: .venv/dev ## renew docs/reference.md, the README of each role and the drawing
+docs: .venv/dev ## renew docs/reference.md and the README of each role
 	PYTHONPATH=apps/backend/src:apps/frontend/src python tools/reference.py
 
 COMPILE = uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate

@@ -1,4 +1,4 @@
-"""Where the time of a first `make up` goes, and of the next ones: a drawing of docs/performance.md.
+"""Where the time of a first `make up` goes, and of the next ones: docs/performance.md shows what this prints.
 
 Three VMs one after the other, in a copy of this project: one with nothing there yet, not even the box; one with what
 `vagrant destroy` has kept of it; one with that and without a network. Without virtualisation in the CPU it takes half
@@ -17,7 +17,6 @@ from typing import Any
 
 from doctor import CACHE, ROOT
 from machine import copy_project, cut_off  # type: ignore[import-not-found]  # of the tests, unread by mypy
-from matplotlib import pyplot
 
 COPY = CACHE / "bench/starts"
 SETTINGS = """\
@@ -28,7 +27,7 @@ services:
 STARTS = ["nothing is there", "from the cache", "from the cache, no network"]
 LAPTOP = "box and base image, built on the laptop"
 SLOW_LINE = 10  # Mbit/s
-# What of the playbook is drawn by itself, by how the names of its steps begin.
+# What of the playbook is shown by itself, by how the names of its steps begin.
 PARTS = {"role docker": "Docker", "images": "images", "services": "services until healthy"}
 
 
@@ -51,8 +50,8 @@ def start(environment: dict[str, str]) -> dict[str, Any]:
     seconds = run("make", "up", environment=environment)
     timing = json.loads((COPY / ".cache/timing.json").read_text())
     parts = {LAPTOP: seconds - timing["seconds"]} | timing["parts"]
-    for step, took in timing["steps"].items():
-        for name, part in PARTS.items():
+    for name, part in PARTS.items():
+        for step, took in timing["steps"].items():
             if step.startswith(name):
                 parts[part] = parts.get(part, 0) + took
                 parts["playbook"] -= took
@@ -82,35 +81,28 @@ def measure() -> dict[str, dict[str, Any]]:
     return results
 
 
-def draw(results: dict[str, dict[str, float]], path: Path) -> None:
-    """One bar for each start, of its parts' seconds."""
-    figure, axis = pyplot.subplots(figsize=(9, 3.2), layout="constrained")
-    left = dict.fromkeys(results, 0.0)
-    for part, colour in zip(results[STARTS[0]], pyplot.colormaps["Set2"](range(8)), strict=False):
-        seconds = [parts.get(part, 0) for parts in results.values()]
-        bars = axis.barh(list(results), seconds, left=list(left.values()), label=part, color=colour)
-        axis.bar_label(bars, [f"{each:.0f}" if each >= 10 else "" for each in seconds], label_type="center", fontsize=8)
-        left = {name: left[name] + each for name, each in zip(left, seconds, strict=True)}
-    axis.bar_label(bars, [f"{each:.0f} s" for each in left.values()], padding=4)
-    axis.invert_yaxis()
-    axis.set_xlabel("seconds")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.margins(x=0.1)
-    figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    figure.savefig(path, metadata={"Date": None})
+def gantt(results: dict[str, dict[str, Any]]) -> str:
+    """One row for each part that takes a second, as a drawing of Mermaid's for Markdown."""
+    lines = ["```mermaid", "gantt", "    dateFormat x", "    axisFormat %s s"]
+    for name, result in results.items():
+        lines.append(f"    section {name}")
+        begin = "0, "
+        for part, seconds in result["parts"].items():
+            if seconds >= 1:
+                lines.append(f"    {part}, {seconds:.0f} s :{begin}{seconds:.0f}s")
+                begin = ""  # where the one before ended
+    return "\n".join([*lines, "```"])
 
 
 def main() -> None:
-    """Measure, unless that was done, and draw."""
+    """Measure, unless that was done, and say what became of the time."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draw-only", action="store_true", help="draw what OUTPUT.json has, and start no VM")
-    parser.add_argument("--output", type=Path, default=ROOT / "docs/starts", help="OUTPUT, without ending")
+    parser.add_argument("--again", action="store_true", help="say what FIGURES has, and start no VM")
+    parser.add_argument("--figures", type=Path, default=ROOT / "docs/starts.json")
     options = parser.parse_args()
-    figures = options.output.with_suffix(".json")
-    if not options.draw_only:
-        figures.write_text(json.dumps(measure(), indent=1) + "\n")
-    results = json.loads(figures.read_text())
-    draw({name: each["parts"] for name, each in results.items()}, options.output.with_suffix(".svg"))
+    if not options.again:
+        options.figures.write_text(json.dumps(measure(), indent=1) + "\n")
+    results = json.loads(options.figures.read_text())
     seconds = {name: sum(each["parts"].values()) for name, each in results.items()}
     slowly = {name: seconds[name] + results[name]["fetched"] * 8 / SLOW_LINE for name in STARTS}
     for name in STARTS:
@@ -119,6 +111,7 @@ def main() -> None:
             f"{results[name]['fetched']} MB fetched, by {SLOW_LINE} Mbit/s it would be about "
             f"{slowly[name]:.0f} s, {slowly[name] / slowly[STARTS[0]]:.2f} of the first"
         )
+    print(gantt(results))
 
 
 if __name__ == "__main__":

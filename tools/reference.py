@@ -1,11 +1,7 @@
-"""Writes what documents take from the sources: docs/reference.md, the README.md of each role, and the drawings."""
+"""Writes what documents take from the sources: docs/reference.md, and the README.md of each role."""
 
-import hashlib
 import json
 import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -21,46 +17,6 @@ ROOT = Path(__file__).resolve().parent.parent
 ROLES = ROOT / "roles"
 SCHEMA = json.loads((ROOT / "vagrant/settings.schema.json").read_text(encoding="utf-8"))
 REFERENCE = ROOT / "docs/reference.md"
-DRAWING = ROOT / "docs/architecture.dot"
-
-# What the drawing says, and the same in Portuguese.
-PORTUGUESE = {
-    "systemd starts and restarts both": "o systemd inicia e reinicia os dois",
-    "one SQLite file, and its copies": "um arquivo SQLite, e as cópias dele",
-    "curl, or another program": "curl, ou outro programa",
-    "container: Flask, the form": "contêiner: Flask, o formulário",
-    "container: FastAPI, the API": "contêiner: FastAPI, a API",
-    "builds and starts both": "constrói e inicia os dois",
-    "shared as /": "compartilhada como /",
-    "the VM, with Linux": "a VM, com Linux",
-    "your computer": "seu computador",
-    '"browser"': '"navegador"',
-    "this folder": "esta pasta",
-}
-
-# The text interrupts a line that crosses it.
-STYLE = """
-.graph > polygon { fill: #ffffff }
-text { fill: #1b2430 }
-.edge text { paint-order: stroke; stroke: #ffffff; stroke-width: 4px }
-.cluster polygon { stroke: #7b8794 }
-.node path { fill: #eef2f7; stroke: #55606e }
-.service path { fill: #dbe7ff; stroke: #1d4ed8 }
-.data path { fill: #e0f3e7; stroke: #0f6b3a }
-.edge path, .edge polygon { stroke: #55606e }
-.edge polygon { fill: #55606e }
-@media (prefers-color-scheme: dark) {
-  .graph > polygon { fill: #12161c }
-  text { fill: #e8ecf1 }
-  .edge text { stroke: #12161c }
-  .node path { fill: #232b36; stroke: #a7b1be }
-  .service path { fill: #1c2f57; stroke: #8ab4ff }
-  .data path { fill: #14301f; stroke: #7fd6a2 }
-  .edge path, .edge polygon { stroke: #a7b1be }
-  .edge polygon { fill: #a7b1be }
-}
-"""
-
 
 # --- The roles -----------------------------------------------------------------------
 
@@ -117,7 +73,7 @@ OTHER_VARIABLES = [
         "[Vagrant's own](https://developer.hashicorp.com/vagrant/docs/other/environmental-variables), which `make doctor` heeds",
     ),
     ("`WITHOUT_COPY`", "set to anything: `vagrant destroy` goes on where no copy of the only database could be made"),
-    ("`USERS_TIMING`", "where the playbook writes the seconds of its steps; without it, `~/.cache/users-timing.json`"),
+    ("`USERS_TIMING`", "where the playbook writes the seconds of its steps; without it, nowhere"),
     ("`VBOX_MSI_INSTALL_PATH`", "set by VirtualBox's installer on Windows; `make doctor` looks there"),
 ]
 
@@ -188,10 +144,6 @@ a control character, and is kept without white space around it. Errors are `appl
 On port 8000. From the docstrings in [`pages.py`](../apps/frontend/src/users_frontend/pages.py).
 
 {table("call | does", pages())}
-
-## The roles
-
-{table("role | does", roles())}
 """
 
 
@@ -324,48 +276,7 @@ def pages() -> Iterator[tuple[str, ...]]:
             yield code(f"{method} {address}"), " ".join((app.view_functions[rule.endpoint].__doc__ or "").split())
 
 
-def roles() -> Iterator[tuple[str, ...]]:
-    for role in sorted(ROLES.iterdir()):
-        yield (
-            f"[{code(role.name)}](../roles/{role.name}/README.md)",
-            " ".join(paragraphs(role_spec(role)["description"])),
-        )
-
-
-# --- The drawing ---------------------------------------------------------------------
-
-
-def drawings() -> dict[Path, str]:
-    """The source of each drawing: the file's own, and the one in Portuguese."""
-    english = portuguese = DRAWING.read_text(encoding="utf-8")
-    for text, translated in PORTUGUESE.items():
-        assert text in portuguese, f"{DRAWING.name} does not say {text!r}."
-        portuguese = portuguese.replace(text, translated)
-    return {DRAWING.with_suffix(".svg"): english, DRAWING.with_suffix(".pt-BR.svg"): portuguese}
-
-
-def seal(source: str) -> str:
-    """What a drawing is made from, as a comment in it: one made from something else is stale."""
-    return f"<!-- made from {hashlib.sha256((source + STYLE).encode()).hexdigest()} -->"
-
-
-def draw() -> None:
-    """Renew the drawings that are stale: each version of Graphviz draws a little differently."""
-    for picture, source in drawings().items():
-        if picture.exists() and seal(source) in picture.read_text(encoding="utf-8"):
-            continue
-        if not shutil.which("dot"):
-            sys.exit(f"{DRAWING.name} has changed. Install Graphviz, which draws it, and try again.")
-        svg = subprocess.run(
-            ["dot", "-Tsvg"], input=source, check=True, encoding="utf-8", stdout=subprocess.PIPE
-        ).stdout
-        start = svg.index("<g id=")
-        text = f"{svg[svg.index('<svg') : start]}{seal(source)}\n<style>{STYLE}</style>\n{svg[start:]}"
-        picture.write_text(text, encoding="utf-8")
-
-
 if __name__ == "__main__":
     for role in ROLES.iterdir():
         (role / "README.md").write_text(readme(role))
     REFERENCE.write_text(reference(), encoding="utf-8")
-    draw()
