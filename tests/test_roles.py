@@ -387,7 +387,7 @@ def test_the_containers_trust_what_the_machine_trusts(render: Any) -> None:
     ]
 
 
-@pytest.mark.parametrize("role", ["docker", "machine", "proxy", "service"])
+@pytest.mark.parametrize("role", ["docker", "machine", "proxy", "service", "swarm"])
 def test_each_default_is_described_and_the_same_in_the_description(role: str) -> None:
     defaults = yaml.safe_load((ROOT / f"roles/{role}/defaults/main.yml").read_text())
     specs = yaml.safe_load((ROOT / f"roles/{role}/meta/argument_specs.yml").read_text())
