@@ -605,8 +605,7 @@ def test_a_copy_that_cannot_be_made_is_logged_and_leaves_nothing(start_server, c
     with server.database.open("r+b") as file:
         file.seek(4096)
         file.write(b"\xff" * 4096)
-    with pytest.raises(StoreError):
-        copies.make_hourly(server.database, Kept(24, 7, 4))
+    copies.make_hourly(server.database, Kept(24, 7, 4))
     assert f"The hourly copy was not made. The database {server.database} is damaged" in caplog.text
     assert copies.find(server.database) == []
 

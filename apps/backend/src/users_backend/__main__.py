@@ -8,7 +8,7 @@ import re
 import signal
 import socket
 import sys
-from types import FrameType
+from typing import NoReturn
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -55,17 +55,15 @@ def main() -> None:
     try:
         config = settings.load(os.environ)
     except settings.SettingsError as error:
-        sys.exit(_refuse(str(error)))
+        _refuse(str(error))
     try:
         # Listening here, and not in uvicorn, leaves us the words for a busy port.
         family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
         listener = socket.create_server((config.host, config.port), family=family)
     except OSError as error:
-        sys.exit(
-            _refuse(
-                f"Cannot listen on HOST={config.host} PORT={config.port}: {error.strerror}. "
-                "Set HOST to an address of this machine, and PORT to a free port."
-            )
+        _refuse(
+            f"Cannot listen on HOST={config.host} PORT={config.port}: {error.strerror}. "
+            "Set HOST to an address of this machine, and PORT to a free port."
         )
 
     logs.configure(config.log_level)
@@ -85,8 +83,8 @@ def main() -> None:
         )
     )
     # uvicorn raises the signal again when it has finished: that is a success.
-    signal.signal(signal.SIGTERM, _leave)
-    signal.signal(signal.SIGINT, _leave)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
     logger.info("Listening on http://%s:%d", config.host, config.port)
     # What is here now stays for ever. Looking through it again and again for garbage
     # would hold every request up for 30 ms at a time.
@@ -105,13 +103,9 @@ def _parse_arguments() -> None:
     ).parse_args()
 
 
-def _refuse(message: str) -> int:
+def _refuse(message: str) -> NoReturn:
     print(message, file=sys.stderr)
-    return 2
-
-
-def _leave(signal_number: int, frame: FrameType | None) -> None:
-    sys.exit(0)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -239,7 +239,7 @@ class Hourly:
 
     def _run(self) -> None:
         while not self._end.wait(self._pause()):
-            with suppress(StoreError, OSError):
+            with suppress(OSError):
                 make_hourly(self._database, self._kept)
 
     def _pause(self) -> float:
@@ -252,7 +252,7 @@ class Hourly:
 
 
 def make_hourly(database: Path | Server, kept: Kept) -> None:
-    """Make a copy, unless this hour has one, and delete the hourly ones that need not stay. Raise StoreError."""
+    """Make a copy, unless this hour has one, and delete the hourly ones that need not stay. A failure is logged."""
     try:
         require(database)
         with workplace(database) as work:
@@ -262,7 +262,7 @@ def make_hourly(database: Path | Server, kept: Kept) -> None:
             copy = _make(database, HOURLY, work)
     except StoreError as error:
         logger.error("The hourly copy was not made. %s", error)
-        raise
+        return
     logger.info("Copied %d users to %s", copy.users, copy.path)
     hourly = [copy for copy in find(database) if copy.why == HOURLY]
     for old in set(hourly) - kept.choose(hourly):
