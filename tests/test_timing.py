@@ -46,7 +46,7 @@ def test_a_playbook_ends_with_its_steps_and_their_seconds_also_when_it_fails(tmp
     for folder, tasks in ROLES.items():
         (tmp_path / "roles" / folder).mkdir(parents=True)
         (tmp_path / "roles" / folder / "main.yml").write_text(tasks.replace("RESULT", result))
-    report = tmp_path / "folder/timing.json"
+    report = tmp_path / "timing.json"
     environment = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "USERS_TIMING": str(report)}
     environment |= {"ANSIBLE_ROLES_PATH": str(tmp_path / "roles"), "PYTHONDONTWRITEBYTECODE": "1"}
     local = ["-i", "localhost,", "-c", "local", "-e", f"ansible_python_interpreter={sys.executable}"]
@@ -83,7 +83,7 @@ def test_a_report_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
     command = [Path(sys.executable).parent / "ansible-playbook", "-i", "localhost,", tmp_path / "playbook.yml"]
     playbook = subprocess.run(command, check=True, env=environment, text=True, capture_output=True)
     warning = " ".join(playbook.stderr.split())
-    assert f"The seconds were not written to {tmp_path}/file/timing.json: File exists." in warning
+    assert f"The seconds were not written to {tmp_path}/file/timing.json: Not a directory." in warning
 
 
 # A machine of Vagrant's, whose communicator does as it is told.

@@ -20,7 +20,6 @@ options:
   file:
     description: File that gets the seconds of all steps, as one line of JSON.
     type: path
-    default: ~/.cache/users-timing.json
     env: [{name: USERS_TIMING}]
 """
 SHOWN = 8  # steps
@@ -72,10 +71,11 @@ class CallbackModule(CallbackBase):
             self._display.display(f"{seconds:6.1f} s  {step}")
         self._display.display(f"{self.last - self.start:6.1f} s  in all\n")
 
-        file = Path(self.get_option("file"))
+        file = self.get_option("file")
+        if not file:
+            return
         report = {"playbook": round(self.last - self.start, 1), "steps": {k: round(v, 1) for k, v in slowest}}
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(report) + "\n")
+            Path(file).write_text(json.dumps(report) + "\n")
         except OSError as error:
             self._display.warning(f"The seconds were not written to {file}: {error.strerror}.")
