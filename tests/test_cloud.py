@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 USER_DATA = (ROOT / "cloud/user-data.yml").read_text()
 GUIDE = (ROOT / "docs/any-machine.md").read_text()
 REPOSITORY = "https://github.com/YOUR-NAME/YOUR-REPOSITORY.git"
-ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "USERS_TIMING": os.devnull}
+ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -78,13 +78,6 @@ def machine(tmp_path: Path) -> Machine:
 def test_cloud_init_knows_it_by_its_first_line_and_ec2_takes_its_length() -> None:
     assert USER_DATA.startswith("#cloud-config\n")
     assert len(USER_DATA.encode()) < 16 * 1024
-
-
-def test_what_boots_first_is_the_command_for_later() -> None:
-    user_data = yaml.safe_load(USER_DATA)
-    assert user_data["runcmd"] == ["users-update"]
-    script = next(file for file in user_data["write_files"] if file["path"] == "/usr/local/sbin/users-update")
-    assert script["permissions"] == "0755"
 
 
 def test_the_repository_that_nobody_changed_is_told(tmp_path: Path) -> None:

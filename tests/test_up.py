@@ -146,19 +146,6 @@ def test_unreachable_package_mirrors_are_told(monkeypatch: pytest.MonkeyPatch) -
         up.install()
 
 
-def test_a_failed_build_shows_its_last_lines_and_leaves_no_file(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "box").mkdir()
-    (tmp_path / "box/build-box").write_text("#!/bin/sh\necho the mirror is on fire\nexit 1\n")
-    (tmp_path / "box/build-box").chmod(0o755)
-    monkeypatch.setattr(up, "ROOT", tmp_path)
-    monkeypatch.setattr(up, "CACHE", tmp_path / ".cache")
-    with pytest.raises(up.Stop, match=r"(?s)box/build-box failed.*the mirror is on fire"):
-        up.build("build-box", "debian", ".box")
-    assert not list((tmp_path / ".cache").iterdir())
-
-
 def test_a_box_is_built_once_and_again_when_its_recipe_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     recipe = tmp_path / "box/build-box"
     recipe.parent.mkdir()

@@ -119,28 +119,26 @@ def last_line(output: str) -> str:
     return (output.strip().splitlines() or ["it said nothing"])[-1]
 
 
-def holder(*lsof: str, port: int = 0) -> str:
-    """The program that lsof(8) finds, or that listens on `port`: "NAME (process N)"; "" where the system does not tell."""
-    _, output = ask(["lsof", "-nP", "-Fpc", *lsof])
+def holder(*what: str) -> str:
+    """The program that lsof(8) finds: "NAME (process N)"; "" where the system does not tell."""
+    _, output = ask(["lsof", "-nP", "-Fpc", *what])
     found = re.search(r"^p(\d+)\nc(.+)$", output, re.MULTILINE)
-    if found:
-        return f"{found[2]} (process {found[1]})"
-    if port:
-        _, output = ask(["ss", "-Hltnp", f"sport = :{port}"])
-        found = re.search(r'users:\(\("([^"]+)",pid=(\d+)', output)
-        if found:
-            return f"{found[1]} (process {found[2]})"
-        _, output = ask(["netstat", "-ano", "-p", "TCP"])  # Windows
-        found = re.search(rf":{port}\s+\S+\s+LISTENING\s+(\d+)", output)
-        if found:
-            _, output = ask(["tasklist", "/FI", f"PID eq {found[1]}", "/FO", "CSV", "/NH"])
-            name = re.match(r'"([^"]+)"', output.strip())
-            return f"{name[1] if name else 'a program'} (process {found[1]})"
-    return ""
+    return f"{found[2]} (process {found[1]})" if found else ""
 
 
 def holder_of_port(port: int) -> str:
-    return holder(f"-iTCP:{port}", "-sTCP:LISTEN", port=port)
+    """As `holder`, of the program that listens there."""
+    if by_lsof := holder(f"-iTCP:{port}", "-sTCP:LISTEN"):
+        return by_lsof
+    _, output = ask(["ss", "-Hltnp", f"sport = :{port}"])
+    if found := re.search(r'users:\(\("([^"]+)",pid=(\d+)', output):
+        return f"{found[1]} (process {found[2]})"
+    _, output = ask(["netstat", "-ano", "-p", "TCP"])  # Windows
+    if found := re.search(rf":{port}\s+\S+\s+LISTENING\s+(\d+)", output):
+        _, output = ask(["tasklist", "/FI", f"PID eq {found[1]}", "/FO", "CSV", "/NH"])
+        name = re.match(r'"([^"]+)"', output.strip())
+        return f"{name[1] if name else 'a program'} (process {found[1]})"
+    return ""
 
 
 def is_vm(program: str) -> bool:

@@ -24,18 +24,13 @@ module Ports
 
   # " by NAME (process N)" where the system tells, else nothing.
   def holder(port)
-    process = { "lsof" => ["-nP", "-iTCP:#{port}", "-sTCP:LISTEN", "-Fpc"],
-                "ss" => ["-Hltnp", "sport = :#{port}"] }.lazy.filter_map { |tool, args| find(tool, args) }.first
-    process ? " by #{process}" : ""
-  end
-
-  def find(tool, args)
-    output, = Open3.capture2e(tool, *args)
-    case tool
-    when "lsof" then "#{$2} (process #{$1})" if output =~ /^p(\d+)\nc(.+)$/
-    when "ss" then "#{$1} (process #{$2})" if output =~ /users:\(\("([^"]+)",pid=(\d+)/
+    { %W[lsof -nP -iTCP:#{port} -sTCP:LISTEN -Fpc] => /^p(?<pid>\d+)\nc(?<name>.+)$/,
+      ["ss", "-Hltnp", "sport = :#{port}"] => /users:\(\("(?<name>[^"]+)",pid=(?<pid>\d+)/ }.each do |command, line|
+      output, = Open3.capture2e(*command)
+      found = line.match(output) and return " by #{found[:name]} (process #{found[:pid]})"
+    rescue SystemCallError
+      next # the tool is not installed
     end
-  rescue SystemCallError
-    nil # the tool is not installed
+    ""
   end
 end
