@@ -94,6 +94,18 @@ def test_a_request_of_http_1_0_needs_no_host(frontend: Any) -> None:
     assert answer == '{"frontend_status":"ok","backend_status":"ok"}'
 
 
+def test_a_form_that_was_cut_off_changes_nothing(frontend: Any, stand_in: Any) -> None:
+    connection = http.client.HTTPConnection(frontend.url.removeprefix("http://"), timeout=5)
+    connection.putrequest("POST", "/")
+    connection.putheader("Content-Type", "application/x-www-form-urlencoded")
+    connection.putheader("Content-Length", "60")
+    connection.endheaders(b"id=41&name=Maria+da+Si")
+    connection.sock.shutdown(socket.SHUT_WR)
+    assert connection.getresponse().status == 400
+    connection.close()
+    assert "POST /users" not in [each["call"] for each in stand_in.calls]
+
+
 def test_it_finishes_the_request_it_is_in_when_told_to_end(frontend: Any, stand_in: Any) -> None:
     stand_in.say("POST /users", 201, {"id": 1, "name": "Ana"}, pause=0.5)
     curl = subprocess.Popen(

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 import urllib3
 from flask import g
-from urllib3.exceptions import HTTPError, MaxRetryError, TimeoutError
+from urllib3.exceptions import HTTPError, MaxRetryError, SSLError, TimeoutError
 
 from .language import Sentence, _
 
@@ -246,8 +246,8 @@ class Backend:
             except HTTPError as error:
                 # Not the whole error and path: the query may hold names.
                 log.warning("%s %s failed: %r", method, path.partition("?")[0], getattr(error, "reason", error))
-                # Only connecting is retried: out of retries means that it never connected.
-                if isinstance(error, MaxRetryError):
+                # Only connecting is retried. An SSLError may also be of an answer that is no TLS.
+                if isinstance(error, MaxRetryError) and not isinstance(error.reason, SSLError):
                     sentence = _("The backend does not answer at {url}.").format(url=self._url)
                     raise BackendError(502, sentence, _fate(method, NOTHING_CHANGED)) from error
                 if isinstance(error, TimeoutError):

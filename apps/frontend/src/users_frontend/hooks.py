@@ -52,7 +52,7 @@ def install(app: Flask, metrics: Metrics) -> None:
     app.before_request(_begin)
     app.before_request(guard.check_host)
     app.before_request(guard.check_sender)
-    app.before_request(_check_encoding)
+    app.before_request(_check_form)
     app.after_request(finish)
 
 
@@ -63,9 +63,14 @@ def _begin() -> None:
     g.language = language.choose()
 
 
-def _check_encoding() -> None:
-    """Answer 415 to a form that is not UTF-8, such as Windows' curl sends: Flask would put other letters in its place."""
+def _check_form() -> None:
+    """Answer 400 to a form that was cut off, and 415 to one that is not UTF-8, such as Windows' curl sends.
+
+    Flask would take the first for whole, as it cannot see the end under gunicorn, and put other letters into the second.
+    """
     form = request.get_data()
+    if len(form) < (request.content_length or 0):
+        abort(400)
     if request.mimetype == "application/x-www-form-urlencoded":
         form = unquote_to_bytes(form)
     try:

@@ -14,7 +14,7 @@ class SettingsError(ValueError):
 
 def _url(text: str) -> str:
     # No path, no query and no password: the address is shown on the page when it fails.
-    if not re.fullmatch(r"https?://([\w-]+(\.[\w-]+)*|\[[0-9a-fA-F:.]+])(:[0-9]+)?/?", text, re.ASCII):
+    if not re.fullmatch(r"https?://([\w-]{1,63}(\.[\w-]{1,63})*|\[[0-9a-fA-F:.]+])(:[0-9]+)?/?", text, re.ASCII):
         raise ValueError
     if urlsplit(text).port == 0:  # above 65535, urlsplit itself raises ValueError
         raise ValueError
