@@ -183,6 +183,18 @@ def test_an_offer_of_http_2_takes_nothing_from_the_body(http):
     assert http.get("/users/1").json()["name"] == "Ana"
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_a_body_in_chunks_is_taken_letter_by_letter(http, together):
+    packets = [b"POST /users HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"]
+    packets += [b"%x\r\n%s\r\n" % (len(part), part) for part in (b'{"id": 1, "name": "an ', b'upgrade: yes"}', b"")]
+    with socket.create_connection((http.base_url.host, http.base_url.port), timeout=5) as connection:
+        for packet in [b"".join(packets)] if together else packets:
+            connection.sendall(packet)
+            time.sleep(0.1)
+        assert connection.recv(4096).startswith(b"HTTP/1.1 201 ")
+    assert http.get("/users/1").json()["name"] == "an upgrade: yes"
+
+
 @pytest.mark.parametrize(
     "sent",
     [
@@ -206,3 +218,4 @@ def test_what_is_no_http_answers_400_and_closes(http, sent):
     assert b"content-type: application/problem+json" in head
     assert b"content-length: %d" % len(body) in head
     assert "Send HTTP/1.1" in json.loads(body)["detail"]
+    assert f"x-request-id: {json.loads(body)['request_id']}".encode() in head

@@ -30,11 +30,11 @@ class Protocol(HttpToolsProtocol):
     """uvicorn's reading of HTTP, which answers with a problem even what is no HTTP."""
 
     def data_received(self, data: bytes) -> None:
-        """Read on past an offer of HTTP/2, as Java makes it: the parser would leave out the body (RFC 9110, section 7.8).
-
-        No JSON has these characters, so what is renamed is a header.
-        """
-        super().data_received(UPGRADE.sub(b"\nx-grade:", data))
+        """Read on past an offer of HTTP/2, as Java makes it: the parser would leave out the body (RFC 9110, section 7.8)."""
+        if self.cycle is None or not self.cycle.more_body:  # a head, or the begin of one
+            head, end, rest = data.partition(b"\r\n\r\n")
+            data = UPGRADE.sub(b"\nx-grade:", head) + end + rest
+        super().data_received(data)
 
     def send_400_response(self, msg: str) -> None:
         """Answer and close. `msg` is uvicorn's own sentence."""
@@ -43,9 +43,14 @@ class Protocol(HttpToolsProtocol):
             f"{msg} Send HTTP/1.1, to an address that starts with http:// and not https://, and write letters such as é "
             "in it percent-encoded (curl --get --data-urlencode name=José ADDRESS does so).",
         )
-        response = problem.response(new_request_id())
+        request_id = new_request_id()
+        logger.info("%s", msg, extra={"fields": {"status": 400, "request_id": request_id}})
+        response = problem.response(request_id)
         head = b"".join(b"%s: %s\r\n" % header for header in response.raw_headers)
-        self.transport.write(b"HTTP/1.1 400 Bad Request\r\n%sconnection: close\r\n\r\n%s" % (head, response.body))
+        self.transport.write(
+            b"HTTP/1.1 400 Bad Request\r\n%sx-request-id: %s\r\nconnection: close\r\n\r\n%s"
+            % (head, request_id.encode(), response.body)
+        )
         self.transport.close()
 
 
