@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from unittest.mock import Mock
 
 import httpx
 import psycopg
@@ -534,6 +535,20 @@ def test_a_copy_of_a_day_that_has_not_come_or_never_will_stops_no_hourly_ones(st
     assert len(copies.find(server.database)) == found
     pause = copies.Hourly(server.database, Kept(0, 0, 0))._pause()
     assert round(time.time() + pause) % 3600 == 0  # the next one is of the next full hour
+
+
+def test_copies_of_a_clock_that_was_ahead_count_for_nothing_and_stay(start_server, monkeypatch):
+    server = start_server()
+    server.http.post("/users", json={"id": 1, "name": "Ana"})
+    for made in ("20990101T000000Z", "20200101T135959Z"):
+        path = copies.make(server.database).path
+        path.rename(path.with_name(f"users-{made}-1-hourly.db.gz"))
+    server.http.delete("/users/1")
+    now = Mock(wraps=datetime, now=lambda zone: datetime(2020, 1, 1, 13, 30, tzinfo=zone))
+    monkeypatch.setattr(copies, "datetime", now)
+    copies.make_hourly(server.database, Kept(1, 0, 0))
+    assert [(copy.made.minute, copy.users) for copy in copies.find(server.database)] == [(0, 1), (59, 1), (30, 0)]
+    assert "of 2020-01-01 13:59:59 UTC put back" in admin(server, "restore", "newest").stdout
 
 
 def test_a_table_of_ones_own_is_restored_with_the_users(start_server):

@@ -7,6 +7,7 @@ import sqlite3
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -86,9 +87,10 @@ def listing(database: Path | Server) -> str:
 def put_back(database: Path | Server, name: str) -> str:
     """Restore the newest copy, or that of this name; what to tell of it."""
     found = {copy.path.name: copy for copy in copies.find(database)}
-    # The newest of the present users: what a restore kept is not meant.
-    chosen = next((copy for copy in found.values() if copy.why != copies.BEFORE_RESTORE), None)
-    copy = chosen if name == "newest" else found.get(name)
+    # The newest of the present users: what a restore kept is not meant. One of a clock that was ahead comes last.
+    made = [copy for copy in found.values() if copy.why != copies.BEFORE_RESTORE]
+    made.sort(key=lambda copy: copy.made > datetime.now(UTC))
+    copy = next(iter(made), None) if name == "newest" else found.get(name)
     if copy is None:
         raise StoreError(f"There is no copy {name} in {copies.folder(database)}. `make restore` lists those there are.")
     kept = copies.restore(database, copy.path)
@@ -126,7 +128,7 @@ def shell(database: Path | Server) -> None:
                 if sqlite3.complete_statement(statement):
                     try:
                         rows = ask(statement)
-                    except failure as error:
+                    except (failure, UnicodeError) as error:
                         rows = [(f"Error: {error}",)]
                     for row in rows:
                         print(*row, sep="|")

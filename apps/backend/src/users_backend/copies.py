@@ -246,8 +246,7 @@ class Hourly:
         now = time.time()
         last = 0.0
         with suppress(OSError):  # the folder may not answer
-            made = [copy.made.timestamp() for copy in find(self._database) if copy.why == HOURLY]
-            last = max((time for time in made if time <= now), default=0)  # not of a clock that was ahead
+            last = max((copy.made.timestamp() for copy in _hourly(self._database)), default=0)
         return FIRST_SECONDS if now - last >= 3600 else 3600 - now % 3600
 
 
@@ -257,16 +256,21 @@ def make_hourly(database: Path | Server, kept: Kept) -> None:
         require(database)
         with workplace(database) as work:
             # Of another backend on the same database, while this one waited for the folder.
-            if any(copy.why == HOURLY and _hour(copy.made) == _hour(datetime.now(UTC)) for copy in find(database)):
+            if any(_hour(copy.made) == _hour(datetime.now(UTC)) for copy in _hourly(database)):
                 return
             copy = _make(database, HOURLY, work)
     except StoreError as error:
         logger.error("The hourly copy was not made. %s", error)
         return
     logger.info("Copied %d users to %s", copy.users, copy.path)
-    hourly = [copy for copy in find(database) if copy.why == HOURLY]
+    hourly = _hourly(database)
     for old in set(hourly) - kept.choose(hourly):
         old.path.unlink()
+
+
+def _hourly(database: Path | Server) -> list[Copy]:
+    """The hourly copies but those of a clock that was ahead: they are neither the last ones nor too many."""
+    return [copy for copy in find(database) if copy.why == HOURLY and copy.made <= datetime.now(UTC)]
 
 
 def _hour(time: datetime) -> datetime:
