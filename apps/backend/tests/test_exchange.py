@@ -208,6 +208,7 @@ def test_a_full_disk_where_the_output_goes_is_not_taken_for_the_databases(admin,
         ("json", "id,name\n1,Ana\n", "is no JSON"),
         ("json", "[" * 100_000, "is no JSON"),
         ("json", '{"id": 1, "name": "Ana"}', "is no array"),
+        ("json", '[{"id": 1, "id": 2, "name": "Ana"}]', 'has the key "id" twice'),
         ("json", b"\xff", "is no JSON in UTF-8"),
     ],
 )

@@ -199,8 +199,9 @@ async def readyz(request: Request) -> Response:
 @router.get("/metrics", response_class=PlainTextResponse, responses=problems.responses(422))
 async def metrics(request: Request) -> Response:
     """Counters for Prometheus."""
-    registry = request.app.state.metrics.registry
-    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    # In a thread: the folder of the file may not answer, and nobody else shall wait for it.
+    text = await asyncio.to_thread(generate_latest, request.app.state.metrics.registry)
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
 def _openapi(generate: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from users_backend import copies
 from users_backend.database import StoreError
 from users_backend.settings import Server
-from users_backend.users import User, fold
+from users_backend.users import RepeatedKey, User, fold, without_repeated
 
 # Users that are saved in one transaction. The server's own writes wait while it lasts.
 CHUNK = 1000
@@ -189,7 +189,9 @@ def _write_json(users: Iterable[tuple[int, str]], output: TextIO) -> None:
 
 def _read_json(source: TextIO) -> Iterator[Entry]:
     try:
-        users = json.load(source)
+        users = json.load(source, object_pairs_hook=without_repeated)
+    except RepeatedKey as error:
+        raise StoreError(f'A user has the key "{error}" twice in this JSON, so no user was saved.') from error
     except (ValueError, RecursionError) as error:
         raise StoreError(f"This is no JSON in UTF-8 ({error}), so no user was saved.") from error
     if not isinstance(users, list):

@@ -1,6 +1,7 @@
 """What `/metrics` shows, for Prometheus."""
 
 from functools import cache
+from pathlib import Path
 
 from prometheus_client import (
     CollectorRegistry,
@@ -64,5 +65,12 @@ class Metrics:
         )
         if isinstance(store, Store):
             Gauge("users_database_bytes", "Size of the database file.", registry=self.registry).set_function(
-                lambda: store.path.stat().st_size if store.path.exists() else 0
+                lambda: _size(store.path)
             )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # no file yet, or a folder that cannot be read
+        return 0

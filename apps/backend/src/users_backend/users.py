@@ -77,11 +77,13 @@ def fold(text: str) -> str:
     return "".join(c for c in decomposed if not unicodedata.combining(c))
 
 
-def _refuse_repeated(pairs: list[tuple[str, Any]]) -> None:
-    seen = {key for key, _ in pairs}
-    if len(seen) < len(pairs):
+def without_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object that JSON has with these pairs. Raise RepeatedKey."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
         raise RepeatedKey(next(key for key in keys if keys.count(key) > 1))
+    return found
 
 
 class RepeatedKey(Exception):
@@ -89,7 +91,7 @@ class RepeatedKey(Exception):
 
 
 # parse_int: Python refuses to make an int of more than 4,300 digits.
-_DECODER = json.JSONDecoder(object_pairs_hook=_refuse_repeated, parse_int=str)
+_DECODER = json.JSONDecoder(object_pairs_hook=without_repeated, parse_int=str)
 
 
 def repeated_key(body: bytes) -> str | None:
