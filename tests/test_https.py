@@ -353,8 +353,9 @@ print(sum(made))
 
 def test_an_address_that_makes_too_many_connections_is_slowed_down(tmp_path: Path, render: Any) -> None:
     rules = tmp_path / "limits.nft"
+    # "1": as Ansible before 2.19, such as Ubuntu 24.04's, passes a number on.
     services = {"frontend": {"port": 8000, "https_port": 443}}
-    rules.write_text(render("proxy", "limits.nft.j2", proxy_services=services, proxy_connections_per_second=1))
+    rules.write_text(render("proxy", "limits.nft.j2", proxy_services=services, proxy_connections_per_second="1"))
     nft = f"/usr/sbin/nft -f {shlex.quote(str(rules))}"
     inside = f"{nft} && {nft} && /sbin/ip link set lo up && {sys.executable} -c {shlex.quote(CALL)}"
     namespace = [*up.SUDO, "unshare", "--net", "sh", "-ec", inside]
