@@ -18,6 +18,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -143,6 +144,11 @@ def trouble(url: str, proxies: dict[str, str], context: ssl.SSLContext, timeout:
     if status:
         return f"It answers {status}. Check its address in the settings; if that is right, try again later."
     if isinstance(reason, ssl.SSLCertVerificationError):
+        if reason.verify_code in (9, 10):  # not yet valid, no longer valid (verify(1) of OpenSSL)
+            return (
+                f"Its certificate is not valid today ({reason.verify_message}), and here it is "
+                f"{time.strftime('%Y-%m-%d %H:%M')}. If that is wrong, set the clock."
+            )
         return (
             f"Its certificate is not trusted ({reason.verify_message}). Behind a proxy that inspects TLS, "
             "save the company's certificate in this folder and name the file in network.ca_certificate."
