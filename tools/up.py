@@ -24,6 +24,8 @@ import doctor
 from doctor import BUNDLED_BOX, CACHE, ROOT, Stop, has_kvm, read_settings
 
 SUDO = ["sudo"] if hasattr(os, "geteuid") and os.geteuid() != 0 else []  # Windows has neither
+# Not with env(1): a password in it would be in sudo's log, in ps(1), and in the message of a failure.
+WITH_PROXY = [*SUDO, "--preserve-env=http_proxy,https_proxy,no_proxy"] if SUDO else []
 
 # The programs that only QEMU's way needs. libvirt-daemon-system brings the service, dnsmasq-base
 # the VM's addresses, mmdebstrap, extlinux and qemu-utils the box.
@@ -34,7 +36,6 @@ PACKAGES = [
 ]  # fmt: skip
 SUITES = {"debian-13": "trixie", "debian-12": "bookworm"}
 IN_THE_BOX = "ansible-core"  # this machine unpacks it faster than an emulated one
-APT_OPTIONS = ["-q", "-o", "DPkg::Lock::Timeout=300"]  # seconds to wait for another apt
 # virtiofsd became a package of its own after Debian 12.
 VIRTIOFSD = ["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"]
 
@@ -92,13 +93,10 @@ def install_packages(packages: list[str]) -> None:
     if not missing:
         return
     with step(f"Installing {', '.join(missing)}"):
-        network = (
-            "The package mirrors could not be used. Check the network; behind a company proxy, "
-            "set http_proxy and https_proxy and run the same command again (with sudo -E where you use sudo)."
+        run(
+            [*WITH_PROXY, "sh", "roles/machine/files/install-packages", *missing],
+            "This computer lacks packages. Behind a company proxy, set http_proxy and https_proxy.",
         )
-        apt = [*SUDO, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", *APT_OPTIONS]
-        run([*apt, "--error-on=any", "update"], network)
-        run([*apt, "install", "-y", "--no-install-recommends", *missing], network)
 
 
 def install() -> None:
@@ -139,10 +137,8 @@ def start_libvirt() -> None:
 
 def run_recipe(recipe: str, output: Path, *arguments: str) -> None:
     """Runs box/`recipe` as root, so that it writes `output`."""
-    # Not with env(1): a password in it would be in sudo's log, in ps(1), and in the message of a failure.
-    keep = ["--preserve-env=http_proxy"] if SUDO else []
     run(
-        [*SUDO, *keep, str(ROOT / "box" / recipe), str(output), *arguments],
+        [*WITH_PROXY, str(ROOT / "box" / recipe), str(output), *arguments],
         f"box/{recipe} failed. It fetches packages; check the network and the free disk space.",
     )
 
