@@ -647,20 +647,31 @@ def test_the_distributions_older_ansible_makes_the_same_of_it(tmp_path: Path) ->
     assert all("frontend" in text for text in made[0])
 
 
-@pytest.mark.parametrize(("images", "restored"), [("image other:1", False), ("", True)])
-def test_images_that_were_saved_are_put_back_into_a_docker_without_any(
-    render: Any, tmp_path: Path, images: str, restored: bool
-) -> None:
+def test_images_that_were_saved_are_put_back_when_one_is_lacking(render: Any, tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
-    (tmp_path / "images").write_text(images)
-    docker = tmp_path / "bin/docker"  # a stand-in with these images, or with the one that was put back
-    docker.write_text(f'#!/bin/sh\n[ "$1" != image ] || cat {tmp_path}/images\n')
+    (tmp_path / "backend").mkdir()
+    there = tmp_path / "images"
+    docker = tmp_path / "bin/docker"  # a stand-in
+    docker.write_text(f'#!/bin/sh\n[ "$1" != image ] || cat {there}\n')
     docker.chmod(0o755)
-    command = f"echo put back; echo image users-backend:0123 > {tmp_path}/images"
-    state = render("service", "state.sh.j2", service_restore_command=command)
-    result = subprocess.run(
-        ["sh"], check=False, input=state, env={"PATH": f"{tmp_path}/bin:/usr/bin:/bin"}, text=True, capture_output=True
+    state = render(
+        "service",
+        "state.sh.j2",
+        service_list={"backend": {"source": "backend"}},
+        service_source_dir=str(tmp_path),
+        service_restore_command=f"echo put back; echo image back:1 >> {there}",
     )
-    assert ("image users-backend:0123" in result.stdout) is restored
-    assert ("put back" in result.stderr) is restored
-    assert "put back" not in result.stdout
+
+    def ask() -> tuple[str, str]:
+        path = f"{tmp_path}/bin:/usr/bin:/bin"
+        result = subprocess.run(["sh"], check=True, input=state, env={"PATH": path}, text=True, capture_output=True)
+        return result.stdout, result.stderr
+
+    there.write_text("image users-frontend:0123\n")
+    output, complaints = ask()
+    assert "put back" in complaints
+    assert "image back:1" in output.splitlines()
+    there.write_text(re.sub("(?s).*^wants backend (.+?)$.*", r"image \1\n", output, flags=re.MULTILINE))
+    output, complaints = ask()
+    assert "put back" not in complaints
+    assert "back:1" not in output

@@ -3,9 +3,9 @@
 # root, with apt's and Docker's own archives.
 #
 # Usage: cache.sh keep FOLDER BASE-IMAGE    before the VM is destroyed: writes both archives, unless nothing is new
-#        cache.sh restore FOLDER            in a new VM: gives apt the packages, and lists in /run/users-cache what need
-#                                           not be fetched: the word apt, and the names of images
-#        cache.sh load FOLDER               gives Docker the images
+#        cache.sh restore FOLDER            in a new VM: gives apt the packages, and lists in /var/cache/users-cache what
+#                                           need not be fetched: the word apt, and the names of images
+#        cache.sh load FOLDER               gives Docker the images that are listed, once
 #
 # FOLDER/packages.tar has the distribution's packages with apt's lists, FOLDER/images.tar the services' images, which are
 # not compressed: Docker needs four times as long to read them if they are. Beside each, .sha256 has its checksum and, as
@@ -19,6 +19,7 @@ days=7    # after which the package lists are renewed, where the network is ther
 
 eval "$(apt-config shell root Dir)"    # /
 cd "$root"
+list=var/cache/users-cache
 . etc/os-release
 system="$ID ${VERSION_ID:-} $(dpkg --print-architecture)"
 
@@ -62,7 +63,7 @@ contents() { # ARCHIVE
 }
 
 keep() {
-    local files names image list=''
+    local files names image ids=''
     # Where no service runs, the next VM would lack something, and not know it.
     names=$(docker ps --filter network=users --format '{{.Image}}' | sort -u)
     [ -n "$names" ] || { echo "No service runs in this VM." >&2; return 1; }
@@ -75,14 +76,14 @@ keep() {
 
     docker image inspect "$base" > /dev/null 2>&1 && names+=" $base"    # BuildKit keeps one from a registry to itself
     for image in $names; do
-        list+="$image $(docker image inspect --format '{{.Id}}' "$image")"$'\n'
+        ids+="$image $(docker image inspect --format '{{.Id}}' "$image")"$'\n'
     done
-    store "$images" "${list%$'\n'}" docker save $names
+    store "$images" "${ids%$'\n'}" docker save $names
 }
 
 restore() {
     local names missing
-    : > run/users-cache
+    : > $list
     usable "$images" &    # on the VM's other CPU
     if usable "$packages"; then
         tar --extract --file "$packages"
@@ -93,20 +94,22 @@ restore() {
         names=$(contents "$packages" | sed -n 's,.*/\([^_]*\)_.*\.deb .*,\1,p')
         # With --print-uris, apt lists what it would have to fetch.
         if missing=$(apt-get install -qq --yes --no-install-recommends --print-uris $names) && [ -z "$missing" ]; then
-            echo apt >> run/users-cache
+            echo apt >> $list
         fi
     fi
     if wait $!; then
-        contents "$images" | cut -d ' ' -f 1 >> run/users-cache
+        contents "$images" | cut -d ' ' -f 1 >> $list
     fi
-    [ ! -s run/users-cache ] || echo "Taken from the cache: $(sed 's/^apt$/packages/' run/users-cache | paste -s -d ' ')."
+    [ ! -s $list ] || echo "Taken from the cache: $(sed 's/^apt$/packages/' $list | paste -s -d ' ')."
 }
 
 load() {
+    grep -qsvx apt $list || return 0
     if usable "$images"; then
         docker load --quiet --input "$images"
         sync    # Docker does not, and a power cut would leave empty files
     fi
+    sed -i '/^apt$/!d' $list
 }
 
 case $action in
