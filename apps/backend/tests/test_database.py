@@ -79,6 +79,7 @@ def test_a_file_that_is_no_database_is_untouched(start_server, check_problem, tm
         (["CREATE TABLE users (id)", "PRAGMA user_version = 99"], "schema version 99.*newer backend"),
         (["CREATE TABLE songs (title)"], "belongs to another program"),
         (["CREATE TABLE songs (title)", "PRAGMA user_version = 1"], "belongs to another program"),
+        (["CREATE TABLE users (id, email)", "PRAGMA user_version = 1"], "belongs to another program"),
     ],
 )
 def test_a_newer_or_foreign_database_is_untouched(start_server, check_problem, tmp_path, statements, words):

@@ -156,8 +156,9 @@ class Database:
                 f"The database {path} has schema version {version}; this backend knows "
                 f"up to {len(MIGRATIONS)}. Run a newer backend, or set DATABASE_URL to another file."
             )
-        ours = " WHERE name = 'users'" if version > 0 else ""  # without a version, any table is somebody else's
-        if self._ask(f"SELECT count(*) FROM sqlite_schema{ours}") != (version > 0):
+        ours = "pragma_table_info('users') WHERE name IN ('id', 'name', 'name_folded')"
+        # Without a version, any table is somebody else's.
+        if self._ask(f"SELECT count(*) FROM {ours if version else 'sqlite_schema'}") != (3 if version else 0):
             raise StoreError(f"The database {path} belongs to another program. Set DATABASE_URL to another file.")
         if version == 0 and not create:
             raise _removed(path)
