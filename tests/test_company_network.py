@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from urllib.parse import urljoin
 
 import pytest
 
@@ -101,6 +102,11 @@ def test_a_mirror_inside_the_company_is_reached_directly(machine: Machine, domai
             "https://mirror.example/debian",
             ["debian/dists/trixie", "debian/dists/trixie-updates", "debian-security/dists/trixie-security"],
         ),
+        (
+            "debian",
+            "https://mirror.example/debian/",
+            ["debian/dists/trixie", "debian/dists/trixie-updates", "debian-security/dists/trixie-security"],
+        ),
     ],
 )
 def test_apt_asks_the_mirror_alone(machine: Machine, system: str, mirror: str, sources: list[str]) -> None:
@@ -109,7 +115,7 @@ def test_apt_asks_the_mirror_alone(machine: Machine, system: str, mirror: str, s
         "Types: deb\nURIs: http://extra.example\nSuites: x\nComponents: main\n"
     )
     machine.apply(apt_mirror=mirror)
-    assert machine.sources() == [f"{mirror.rpartition('/')[0]}/{source}" for source in sources]
+    assert machine.sources() == [urljoin(mirror, f"/{source}") for source in sources]
 
 
 def test_what_has_a_password_is_for_root_alone(machine: Machine) -> None:

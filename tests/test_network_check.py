@@ -60,15 +60,21 @@ def closed_port() -> Iterator[str]:
         yield f"127.0.0.1:{bound.getsockname()[1]}"
 
 
-@pytest.fixture
-def certificate(tmp_path: Path) -> Path:
+def new_certificate(folder: Path, days: int) -> Path:
     """A certificate for 127.0.0.1 that nobody trusts, with its key, as a company's proxy would show it."""
-    file, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=company"
-    command += f" -addext subjectAltName=IP:127.0.0.1 -out {file} -keyout {key}"
-    subprocess.run(command.split(), check=True, capture_output=True)
+    file, key, request = folder / "certificate.pem", folder / "key.pem", folder / "request.pem"
+    for command in (
+        f"req -newkey rsa:2048 -nodes -subj /CN=company -addext subjectAltName=IP:127.0.0.1 -out {request} -keyout {key}",
+        f"x509 -req -days {days} -in {request} -signkey {key} -copy_extensions copy -out {file}",
+    ):
+        subprocess.run(["openssl", *command.split()], check=True, capture_output=True)
     file.write_text(file.read_text() + key.read_text())
     return file
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    return new_certificate(tmp_path, days=2)
 
 
 def check(*wanted: str, **environment: str) -> list[str]:
@@ -120,6 +126,14 @@ def test_a_certificate_that_is_not_trusted_until_it_is(certificate: Path) -> Non
         assert "Its certificate is not trusted (self-signed certificate)." in line
         assert "network.ca_certificate" in line
         assert check("pip", pip_index_url=url, SSL_CERT_FILE=str(certificate)) == []
+
+
+def test_a_clock_that_is_wrong_is_not_taken_for_a_company(tmp_path: Path) -> None:
+    yesterday = new_certificate(tmp_path, days=-1)
+    with serve(yesterday) as url:
+        (line,) = check("pip", pip_index_url=url, SSL_CERT_FILE=str(yesterday))
+    assert "is not valid today (certificate has expired), and here it is 20" in line
+    assert line.endswith("set the clock.")
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
