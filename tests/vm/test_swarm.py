@@ -325,6 +325,7 @@ def test_a_broken_version_is_taken_back_and_nobody_notices(nodes: list[Node]) ->
         said = playbook(fails=True, services={"frontend": {"environment": {"LOG_LEVEL": "nonsense"}}}, **CHANGE)
     assert "frontend: the new version did not become healthy. The version before serves again." in said
     assert "LOG_LEVEL" in said
+    assert said.count("fatal: ") == 1, "the other machines have something to say, too"
     assert clients.failures == []
 
 
