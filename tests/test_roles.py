@@ -392,7 +392,7 @@ def test_each_default_is_described_and_the_same_in_the_description(role: str) ->
     defaults = yaml.safe_load((ROOT / f"roles/{role}/defaults/main.yml").read_text())
     specs = yaml.safe_load((ROOT / f"roles/{role}/meta/argument_specs.yml").read_text())
     options = specs["argument_specs"]["main"]["options"]
-    described = {name: option.get("default", {}) for name, option in options.items()}
+    described = {name: option["default"] for name, option in options.items()}
     assert described == defaults
     assert all(option["description"] for option in options.values())
 

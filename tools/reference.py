@@ -38,10 +38,9 @@ def role_spec(role: Path) -> Any:
     return yaml.safe_load((role / "meta/argument_specs.yml").read_text())["argument_specs"]["main"]
 
 
-def row(name: str, *, type: str, description: str | list[str], default: Any = None, required: bool = False) -> str:
+def row(name: str, *, type: str, description: str | list[str], default: Any) -> str:
     """One option as a line of the table. A key that has no place in the table is a TypeError."""
-    shown = "none: required" if required else as_written(default)
-    return f"| `{name}` | {type} | {shown} | {' '.join(paragraphs(description))} |"
+    return f"| `{name}` | {type} | {as_written(default)} | {' '.join(paragraphs(description))} |"
 
 
 def paragraphs(text: str | list[str]) -> list[str]:
