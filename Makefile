@@ -1,4 +1,4 @@
-# `make` alone lists the targets. Those that need a VM are plain Vagrant calls.
+# `make` alone lists the targets. Most that need a VM are plain Vagrant calls.
 .DEFAULT_GOAL := help
 LOCKS := apps/backend/requirements.txt apps/frontend/requirements.txt
 

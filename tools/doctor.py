@@ -205,10 +205,6 @@ def forwards(settings: Any) -> Iterator[tuple[str, str, str, int]]:
             yield f"{name}, https", key, settings["host_ip"], service["https_host_port"]
 
 
-def has_virtualbox() -> bool:
-    return bool(shutil.which("VBoxManage") or os.environ.get("VBOX_MSI_INSTALL_PATH"))
-
-
 def look_at_settings() -> tuple[Any, Finding]:
     """The settings, or the defaults where they cannot be had; and what is to say of them."""
     try:
@@ -234,8 +230,8 @@ def look(patience: float = 30) -> Situation:
             why = "Vagrant is not installed (any more)."
         elif not found:
             why = f"`vagrant status` failed: {last_line(output)}"
-    virtualbox = bool(shutil.which("vagrant")) and has_virtualbox()
-    return Situation(virtualbox, settings, finding, state, why, patience)
+    virtualbox = shutil.which("vagrant") and (shutil.which("VBoxManage") or os.environ.get("VBOX_MSI_INSTALL_PATH"))
+    return Situation(bool(virtualbox), settings, finding, state, why, patience)
 
 
 # --- This computer -------------------------------------------------------------------

@@ -70,8 +70,8 @@ def forget_what_is_gone() -> None:
         file.unlink()
 
 
-def check_machine() -> None:
-    """Prints what `make doctor` would note, and raises Stop for the first thing that it would call wrong."""
+def check_machine() -> bool:
+    """Whether there is VirtualBox. Prints what `make doctor` would note, and raises Stop for what it would call wrong."""
     situation = doctor.look()
     for topic, check in doctor.BEFORE.items():
         for level, text in check(situation):
@@ -79,6 +79,7 @@ def check_machine() -> None:
                 raise Stop(doctor.shareable(text))
             if level == doctor.NOTE:
                 print(doctor.line(level, topic, text), flush=True)
+    return situation.virtualbox
 
 
 def install_packages(packages: list[str]) -> None:
@@ -234,8 +235,7 @@ def main() -> int:
     try:
         with step("Checking this machine"):
             forget_what_is_gone()
-            check_machine()
-        qemu = not (shutil.which("vagrant") and doctor.has_virtualbox())
+            qemu = not check_machine()
         if qemu:
             prepare_qemu()
         if not prepare_only:
