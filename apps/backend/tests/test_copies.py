@@ -625,11 +625,11 @@ def test_a_copy_that_cannot_be_made_is_logged_and_leaves_nothing(start_server, c
     assert copies.find(server.database) == []
 
 
-def test_the_end_of_the_server_waits_for_no_export(start_either, monkeypatch):
+def test_the_end_of_the_server_waits_for_no_other_copy(start_either, monkeypatch):
     server = start_either()
     monkeypatch.setattr(copies, "FIRST_SECONDS", 0.01)
     monkeypatch.setattr(copies, "CLOSE_SECONDS", 0.2)
-    with copies.workplace(server.database):  # as an export whose reader is a person
+    with copies.workplace(server.database):  # as another process does on a slow disk
         hourly = Hourly(server.database, Kept(24, 7, 4))
         time.sleep(0.2)
         start = time.monotonic()

@@ -5,13 +5,16 @@ import csv
 import io
 import json
 import re
+import signal
 import sqlite3
 import subprocess
 import sys
+import time
 
 import pytest
 from users_backend import copies, exchange
 
+PIPE = subprocess.PIPE
 NAMES = {1: "Ana", 2: 'Zoé "Z", the\u00a0first', 3: "=1+1", 2**53 - 1: "😀" * 200}
 
 
@@ -19,18 +22,40 @@ NAMES = {1: "Ana", 2: 'Zoé "Z", the\u00a0first', 3: "=1+1", 2**53 - 1: "😀" *
 def admin(server, http):
     """A function that runs the program on the database of the shared server, which starts without users."""
 
-    def run(*arguments, text=b"", output=subprocess.PIPE):
-        return subprocess.run(
-            [sys.executable, "-W", "error", "-m", "users_backend.admin", *arguments],
-            env={"PYTHONPATH": ":".join(sys.path), **server.settings, "LC_ALL": "C"},
-            input=text.encode() if isinstance(text, str) else text,
-            stdout=output,
-            stderr=subprocess.PIPE,
-            timeout=60,
-            check=False,
-        )
+    def run(*arguments, text=b"", output=PIPE):
+        text = text.encode() if isinstance(text, str) else text
+        command, options = call(server, *arguments)
+        return subprocess.run(command, **options, input=text, stdout=output, timeout=60, check=False)
 
     return run
+
+
+def call(server, *arguments):
+    """How the program is called: the command, and the options for a process that runs it."""
+    environment = {"PYTHONPATH": ":".join(sys.path), **server.settings, "LC_ALL": "C"}
+    return [sys.executable, "-W", "error", "-m", "users_backend.admin", *arguments], {
+        "env": environment,
+        "stderr": PIPE,
+    }
+
+
+@contextlib.contextmanager
+def running(server, *arguments):
+    """The program at a person's hands."""
+    command, options = call(server, *arguments)
+    with subprocess.Popen(command, **options, stdin=PIPE, stdout=PIPE, bufsize=0) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def type_in(process, text, answer):
+    """Type something into the program, and wait until it answers."""
+    process.stdin.write(text.encode() + b"\n")
+    while (line := process.stdout.readline()) and answer not in line.decode():
+        pass
+    assert line, process.stderr.read()
 
 
 def users(http):
@@ -99,6 +124,54 @@ def test_the_shell_answers_and_changes_nothing(admin, http, words, attempts):
     assert users(http) == NAMES
 
 
+def test_a_shell_that_somebody_leaves_open_holds_no_writer_up(start_server):
+    server = start_server()
+    with running(server, "db") as shell:
+        type_in(shell, "BEGIN;\nSELECT 'begun', count(*) FROM users;", "begun|0")
+        type_in(shell, "PRAGMA locking_mode = EXCLUSIVE;\nSELECT 'mine', count(*) FROM users;", "mine|0")
+        assert server.http.post("/users", json={"id": 1, "name": "Ana"}).status_code == 201
+
+
+def test_ctrl_c_ends_a_question_that_takes_too_long(start_server):
+    with running(start_server(), "db") as shell:
+        type_in(shell, "SELECT 'on';", "on")
+        shell.stdin.write(b"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n;\n")
+        time.sleep(0.5)
+        shell.send_signal(signal.SIGINT)
+        type_in(shell, "", "Error: interrupted")
+        type_in(shell, "SELECT 'and on';", "and on")
+
+
+def test_letters_that_are_no_utf_8_end_no_shell(admin):
+    output = admin("db", text=b"SELECT 'Jos\xe9';\nSELECT '\0';\nSELECT 'end';\n").stdout.decode()
+    assert output.count("Error: ") == 2
+    assert "end\n" in output
+
+
+def test_an_export_whose_reader_takes_its_time_holds_no_copy_up(start_server):
+    server = start_server()
+    lines = "".join(f"{number},{'A' * 100}\n" for number in range(1, 3000))  # more than a pipe holds
+    exchange.load(server.database, "csv", io.StringIO(f"id,name\n{lines}"), pytest.fail)
+    with running(server, "export", "csv") as export:
+        assert export.stdout.readline() == b"id,name\n"
+        command, options = call(server, "backup")
+        assert b"2,999 users copied" in subprocess.run(command, **options, stdout=PIPE, timeout=60, check=True).stdout
+        assert export.poll() is None
+
+
+def test_an_import_that_is_interrupted_says_what_to_do(start_server):
+    server = start_server()
+    with running(server, "import", "csv") as program:
+        program.stdin.write("".join(["id,name\n", *(f"{number},Ana\n" for number in range(1, 2500))]).encode())
+        while len(users(server.http)) < 1000:
+            time.sleep(0.05)
+        program.send_signal(signal.SIGINT)
+        assert program.wait(20) == 130
+        assert program.stderr.read().decode().strip() == (
+            "Interrupted. What an import has saved by now stays; the same import again does the rest."
+        )
+
+
 @pytest.mark.parametrize(("form", "empty"), [("csv", b"id,name\n"), ("json", b"[]\n")])
 def test_no_users_are_a_file_too(admin, form, empty):
     assert admin("export", form).stdout == empty
@@ -147,6 +220,13 @@ def test_what_stands_before_a_broken_line_is_saved_or_with_all_or_nothing_is_not
     assert [*users(http)] == [*range(1, int(line) - 1)]
 
 
+def test_the_line_that_is_no_utf_8_is_named_and_those_before_it_are_saved(admin, http):
+    good = "".join(f"{number},Ana\n" for number in range(1, 301))
+    result = admin("import", "csv", text=f"id,name\n{good}".encode() + b"301,Jos\xe9\n302,Eva\n")
+    assert result.stderr.startswith(b"From line 302 on, this is no CSV in UTF-8 ('utf-8' codec can't decode byte 0xe9")
+    assert users(http) == dict.fromkeys(range(1, 301), "Ana")
+
+
 def test_an_import_that_another_program_ends_says_how_many_users_were_saved(start_server, monkeypatch):
     server = start_server()
     monkeypatch.setattr(exchange, "CHUNK", 2)
@@ -160,10 +240,8 @@ def test_an_import_that_another_program_ends_says_how_many_users_were_saved(star
                     other.execute("BEGIN IMMEDIATE")
                 yield f"{user_id},Ana\n"
 
-        source = lines()
-        file = type("File", (), {"readline": lambda _: next(source), "__iter__": lambda _: source})()
         with pytest.raises(copies.StoreError, match=r"2 users were saved, and no others\. Close that program"):
-            exchange.load(server.database, "csv", file, pytest.fail)
+            exchange.load(server.database, "csv", lines(), pytest.fail)
     assert users(server.http) == {1: "Ana", 2: "Ana"}
 
 

@@ -61,6 +61,15 @@ def main() -> int:
     except (settings.SettingsError, StoreError) as error:
         print(error, file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"It failed: {error}. Check that place and its permissions, then try again.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(
+            "\nInterrupted. What an import has saved by now stays; the same import again does the rest.",
+            file=sys.stderr,
+        )
+        return 130
     return 0
 
 
@@ -115,24 +124,31 @@ def shell(database: Path | Server) -> None:
             title, failure = f"PostgreSQL {version}", postgres.Error
             ask: Callable[[str], list[Any]] = partial(postgres.ask, server)
         else:
-            file = stack.enter_context(closing(copies.connect(database, "ro")))
-            file.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)  # ATTACH could open the same file for writing
             title, failure = f"SQLite {sqlite3.sqlite_version}", sqlite3.Error
-            ask = lambda sql: file.execute(sql).fetchall()  # at once: until the last row, writers wait
+            ask = partial(_ask_file, database)
         print(f"{title}, for reading only. Try: SELECT * FROM users LIMIT 5;   Ctrl-D ends it.")
         prompt = title.split()[0].lower()
         statement = ""
         with suppress(EOFError, KeyboardInterrupt):
             while True:
                 statement += input("...> ".rjust(len(prompt) + 2) if statement else f"{prompt}> ") + "\n"
-                if sqlite3.complete_statement(statement):
-                    try:
-                        rows = ask(statement)
-                    except (failure, UnicodeError) as error:
-                        rows = [(f"Error: {error}",)]
-                    for row in rows:
-                        print(*row, sep="|")
-                    statement = ""
+                try:
+                    if not sqlite3.complete_statement(statement):
+                        continue
+                    rows = ask(statement)
+                except (failure, ValueError) as error:  # ValueError: a letter that is not UTF-8, or none
+                    rows = [(f"Error: {error}",)]
+                for row in rows:
+                    print(*row, sep="|")
+                statement = ""
+
+
+def _ask_file(database: Path, sql: str) -> list[Any]:
+    """The rows of a statement's answer. Raise sqlite3.Error. The file is open no longer: else writers might wait."""
+    with closing(copies.connect(database, "ro")) as file:
+        file.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)  # ATTACH could open the same file for writing
+        file.set_progress_handler(lambda: 0, 100_000)  # in which Python meets Ctrl-C
+        return file.execute(sql).fetchall()
 
 
 def move_to_postgres(database: Path | Server, url: str) -> None:
@@ -165,7 +181,7 @@ def take_in(database: Path | Server, form: str, all_or_nothing: bool) -> int:
         print(reason, file=sys.stderr)
 
     # Excel begins a file with a byte order mark.
-    with open(0, encoding="utf-8-sig", newline="", closefd=False) as source:
+    with open(0, encoding="utf-8-sig", errors="surrogateescape", newline="", closefd=False) as source:
         report = exchange.load(database, form, source, refuse, all_or_nothing=all_or_nothing)
     print(f"{_users(report.saved)} saved, {report.there:,} there already, {report.refused:,} refused.")
     return 1 if report.refused else 0

@@ -81,7 +81,7 @@ def _changed(user_id: int) -> Problem:
     return Problem(
         412,
         f"User {user_id} is no longer as you have read it; nothing was changed. "
-        f"GET /users/{user_id} has the user as it is, and the ETag for another try.",
+        f"GET /users/{user_id} has the user as it is, and the ETag for another try (its quotes are part of it).",
     )
 
 

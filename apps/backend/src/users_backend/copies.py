@@ -57,7 +57,7 @@ LOCK_SECONDS = 10
 # Until the server makes a copy after a start, if the last hour has none.
 FIRST_SECONDS = 60
 
-# For a copy that is being made when the server ends. It may also wait for an export, and that for a person.
+# For a copy that is being made when the server ends.
 CLOSE_SECONDS = 3
 
 _NAME = re.compile(r"users-(\d{8}T\d{6}Z)-(\d+)(?:-([a-z-]+))?\.db\.gz", re.ASCII)
@@ -416,13 +416,16 @@ def _time(text: str) -> datetime:
 
 
 @contextmanager
-def workplace(database: Path | Server) -> Iterator[Path]:
-    """A folder on the disk of the copies that one process at a time uses, empty at first and gone afterwards."""
+def workplace(database: Path | Server, name: str = "") -> Iterator[Path]:
+    """A folder on the disk of the copies that one process at a time uses, empty at first and gone afterwards.
+
+    Those of another name are others'.
+    """
     with explained(folder(database)):
         folder(database).mkdir(exist_ok=True)
-        with (folder(database) / ".lock").open("a") as lock:
+        with (folder(database) / f"{name}.lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            with _emptied(folder(database) / ".work") as work:
+            with _emptied(folder(database) / f"{name}.work") as work:
                 yield work
 
 

@@ -37,8 +37,9 @@ def export(database: Path | Server, form: str, output: TextIO) -> None:
     """Write all users of this moment, by id; `form` is one of FORMATS. Raise StoreError."""
     write, _ = FORMATS[form]
     copies.require(database)
-    with copies.workplace(database) as work:
-        copies.snapshot(database, work / "export.db")  # however slow the output is, no writer waits for it
+    # However slow the output is, no writer waits for it, and in a workplace of its own no copy.
+    with copies.workplace(database, ".export") as work:
+        copies.snapshot(database, work / "export.db")
         with closing(copies.connect(work / "export.db")) as connection:
             users = connection.execute("SELECT id, name FROM users ORDER BY id")
             try:
@@ -149,13 +150,19 @@ def _used(cells: list[str]) -> list[str]:
     return cells[: max((number for number, cell in enumerate(cells, start=1) if cell.strip()), default=0)]
 
 
-def _read_csv(source: TextIO) -> Iterator[Entry]:
+def _utf8(text: str) -> str:
+    """A text that was read with the error handler surrogateescape, checked. Raise UnicodeError."""
+    return text.encode(errors="surrogateescape").decode()
+
+
+def _read_csv(source: Iterable[str]) -> Iterator[Entry]:
     line = 0  # up to which it was good
     try:
-        heading = source.readline()
+        lines = map(_utf8, source)  # one by one, so that a letter that is wrong does not take others along
+        heading = next(lines, "")
         # Excel writes semicolons wherever the comma stands in numbers, as in Brazil.
         delimiter = ";" if ";" in heading else ","
-        reader = csv.reader(chain([heading], source), delimiter=delimiter, strict=True)
+        reader = csv.reader(chain([heading], lines), delimiter=delimiter, strict=True)
         names = _used(next(reader, []))
         if sorted(names) != ["id", "name"]:
             raise StoreError("The first line is not id,name, so no user was saved. Write it above the users.")
@@ -189,7 +196,7 @@ def _write_json(users: Iterable[tuple[int, str]], output: TextIO) -> None:
 
 def _read_json(source: TextIO) -> Iterator[Entry]:
     try:
-        users = json.load(source, object_pairs_hook=without_repeated)
+        users = json.loads(_utf8(source.read()), object_pairs_hook=without_repeated)
     except RepeatedKey as error:
         raise StoreError(f'A user has the key "{error}" twice in this JSON, so no user was saved.') from error
     except (ValueError, RecursionError) as error:
