@@ -13,6 +13,8 @@ for (const form of document.querySelectorAll("form[method=post]")) {
       sent = event.timeStamp;
     }
   });
+  const isAnother = () => { sent = -LONGEST_WAIT; };
+  form.addEventListener("input", isAnother); // after the browser's Stop
   // Back to this page: the browser may show it as it was left.
-  window.addEventListener("pageshow", () => { sent = -LONGEST_WAIT; });
+  window.addEventListener("pageshow", isAnother);
 }
