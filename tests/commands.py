@@ -13,6 +13,7 @@ HERE = [
     "curl 127.0.0.1:8000/healthz",
     "curl -F id=2 -F name=Bia 127.0.0.1:8000/",
     "curl -s -o /dev/null -D - 127.0.0.1:8000/",
+    "PYTHONPATH=apps/backend/src DATABASE_URL=sqlite:///data/users.db .venv/bin/python -m users_backend.admin list",
     ".venv/bin/pytest apps/backend/tests/test_api.py -k limit",
 ]
 
