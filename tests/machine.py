@@ -93,6 +93,24 @@ def copy_project(to: Path) -> None:
             shutil.copy2(ROOT / name, to / name)
 
 
+def write_program(file: Path, text: str) -> None:
+    """Put a program, mostly a stand-in, where a PATH will lead to it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    file.chmod(0o755)
+
+
+def run_with_vagrant(
+    command: list[str], folder: Path, home: Path, tools: Path | str = "", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the real Vagrant, or what runs it, in a folder, with a home of its own and the programs in `tools`."""
+    own = {"PATH": f"{tools}:{os.environ['PATH']}", "HOME": str(home), "VAGRANT_HOME": str(home / "home")}
+    own |= {"VAGRANT_CHECKPOINT_DISABLE": "1"} | environment
+    return subprocess.run(
+        command, check=False, cwd=folder, env=own, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
 def free_port() -> int:
     """A port of this machine that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as free:

@@ -29,7 +29,7 @@ from xml.etree import ElementTree
 import pytest
 import up
 from doctor import Stop
-from machine import free_port
+from machine import free_port, run_with_vagrant, write_program
 
 import box
 
@@ -202,14 +202,12 @@ def test_a_recipe_without_a_network_fails_and_leaves_nothing(tmp_path: Path, rec
 @pytest.fixture
 def boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project whose recipe makes a box without a disk; returns its folder of boxes. No server of Ubuntu's answers."""
-    (tmp_path / "box").mkdir()
-    recipe = tmp_path / "box/build-box"
-    recipe.write_text(
+    write_program(
+        tmp_path / "box/build-box",
         '#!/bin/sh\nset -eu\ncd "${1%/*}"\n'
         'printf \'{"provider": "%s", "version": "%s"}\' "$3" "$5" > metadata.json\n'
-        'tar -cf package.box metadata.json ${9:+--absolute-names --transform "s,.*/,," "$9"}\nrm metadata.json\n'
+        'tar -cf package.box metadata.json ${9:+--absolute-names --transform "s,.*/,," "$9"}\nrm metadata.json\n',
     )
-    recipe.chmod(0o755)
     monkeypatch.setattr(box, "ROOT", tmp_path)
     monkeypatch.setattr("up.ROOT", tmp_path)
     monkeypatch.setattr(box, "BOXES", tmp_path / "boxes")
@@ -368,12 +366,10 @@ def test_a_disk_that_was_switched_off_too_early_or_not_set_up_makes_no_box(
     tmp_path: Path, last_act: str, end: int
 ) -> None:
     """QEMU is a stand-in, which ends before the disk is written, or without the set-up's last act."""
-    (tmp_path / "bin").mkdir()
-    qemu = tmp_path / "bin/qemu-system-x86_64"
-    qemu.write_text(
-        f"#!/bin/sh\ncd {tmp_path}\necho no such package > log\n: > console\n{last_act} > dpkg-status\nexit {end}\n"
+    write_program(
+        tmp_path / "bin/qemu-system-x86_64",
+        f"#!/bin/sh\ncd {tmp_path}\necho no such package > log\n: > console\n{last_act} > dpkg-status\nexit {end}\n",
     )
-    qemu.chmod(0o755)
     (tmp_path / "image").write_bytes(bytes(2**20))
     recipe = [ROOT / "box/ubuntu-disk", tmp_path, tmp_path / "image", "tcg", "ansible-core"]
     environment = os.environ | {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
@@ -420,22 +416,7 @@ def test_the_keys_are_those_that_ubuntu_signs_its_images_with() -> None:
 
 def vagrant(home: Path, *arguments: str) -> str:
     """Run Vagrant, with a home of its own, in a project that uses the box; return what it prints."""
-    environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(home),
-        "VAGRANT_HOME": str(home / "home"),
-        "VAGRANT_CHECKPOINT_DISABLE": "1",
-    }
-    result = subprocess.run(
-        ["vagrant", "--no-tty", *arguments],
-        check=False,
-        cwd=home,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    return result.stdout
+    return run_with_vagrant(["vagrant", "--no-tty", *arguments], home, home).stdout
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ import pytest
 import up
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
+from machine import run_with_vagrant
 from test_vagrantfile import STAND_IN as VIRTUALBOX
 
 pytestmark = pytest.mark.slow
@@ -218,16 +219,7 @@ def test_its_list_is_valid_cyclonedx_and_has_each_file_and_package(unpacked: Pat
 
 def vagrant(folder: Path, tools: Path, *arguments: str) -> str:
     """Runs the real Vagrant, with a home of its own and VirtualBox's stand-in; returns what it says."""
-    environment = {
-        "PATH": f"{tools}:{os.environ['PATH']}",
-        "HOME": str(folder.parent),
-        "VAGRANT_HOME": str(folder.parent / "home"),
-        "VAGRANT_CHECKPOINT_DISABLE": "1",
-    }
-    command, pipe = ["vagrant", "--no-tty", *arguments], subprocess.PIPE
-    return subprocess.run(
-        command, check=False, cwd=folder, env=environment, text=True, stdout=pipe, stderr=subprocess.STDOUT
-    ).stdout
+    return run_with_vagrant(["vagrant", "--no-tty", *arguments], folder, folder.parent, tools).stdout
 
 
 def test_vagrant_takes_the_box_out_of_the_unpacked_folder_unless_it_is_damaged(made: Path, unpacked: Path) -> None:
@@ -251,6 +243,7 @@ def test_packages_and_images_come_out_as_the_vm_will_look_for_them(unpacked: Pat
     environment = {"PATH": f"{unpacked.parent}/bin:{os.environ['PATH']}", "APT_CONFIG": str(unpacked / "apt.conf")}
     write(unpacked / "apt.conf", f'Dir "{unpacked}";\n')
     write(unpacked / "etc/os-release", "ID=debian\nVERSION_ID=13\n")
+    write(unpacked / "var/cache/users-cache", "users-backend:1\n")
     write(unpacked.parent / "bin/docker", "#!/bin/sh\necho loaded\n", 0o755)
     assert subprocess.check_output(command, env=environment, text=True) == "loaded\n"
 

@@ -12,6 +12,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from machine import write_program
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "vagrant/cache.sh"
@@ -64,7 +65,7 @@ class VM:
 
     def __init__(self, root: Path, cache: Path, mirror: ThreadingHTTPServer) -> None:
         self.root, self.cache = root, cache
-        for folder in ("etc/apt/apt.conf.d", "etc/apt/preferences.d", "var/lib/apt/lists", "run", "bin"):
+        for folder in ("etc/apt/apt.conf.d", "etc/apt/preferences.d", "var/lib/apt/lists", "run"):
             (root / folder).mkdir(parents=True)
         (root / "var/cache/apt/archives/partial").mkdir(parents=True)
         (root / "etc/os-release").write_text("ID=debian\nVERSION_ID=13\n")
@@ -72,11 +73,9 @@ class VM:
         conf = f'Dir "{root}";\nDir::State::status "{root}/status";\nAPT::Sandbox::User "root";\nDebug::NoLocking "true";\n'
         (root / "apt.conf").write_text(conf)
         (root / "etc/apt/sources.list").write_text(f"deb [trusted=yes] http://127.0.0.1:{mirror.server_port} ./\n")
-        (root / "bin/docker").write_text(DOCKER)
-        (root / "bin/docker").chmod(0o755)
+        write_program(root / "bin/docker", DOCKER)
         (root / "docker-images").touch()
-        (root / "bin/sync").write_text('#!/bin/sh\ncp "$VM/docker-images" "$VM/on-disk"\n')
-        (root / "bin/sync").chmod(0o755)
+        write_program(root / "bin/sync", '#!/bin/sh\ncp "$VM/docker-images" "$VM/on-disk"\n')
         cache.mkdir(exist_ok=True)
 
     def run(self, *command: str | Path, fails: bool = False) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import urljoin
 
 import pytest
+from machine import write_program
 
 SCRIPT = Path(__file__).resolve().parents[1] / "roles/machine/files/company-network"
 PROXY = "http://ana:p%40ss@proxy.example:3128"
@@ -129,10 +130,8 @@ def test_the_machine_trusts_the_companys_certificates_until_they_are_taken_away(
     own = machine.root / "own.pem"
     own.write_text("-----BEGIN CERTIFICATE-----\n")
     programs = machine.root / "bin"
-    programs.mkdir()
     renewed = machine.root / "renewed"
-    (programs / "update-ca-certificates").write_text(f"#!/bin/sh\necho >> {renewed}\n")
-    (programs / "update-ca-certificates").chmod(0o755)
+    write_program(programs / "update-ca-certificates", f"#!/bin/sh\necho >> {renewed}\n")
     path = f"{programs}:{os.environ['PATH']}"
     trusted = machine.root / "usr/local/share/ca-certificates/users-company.crt"
 
@@ -154,9 +153,7 @@ def test_certificates_that_were_written_and_not_yet_trusted_are_so_by_the_next_r
     bundle.touch()
     os.utime(bundle, (1, 1))
     program = machine.root / "bin/update-ca-certificates"
-    program.parent.mkdir()
-    program.write_text("#!/bin/sh\nkill $PPID\n")  # Ctrl-C, or a power cut
-    program.chmod(0o755)
+    write_program(program, "#!/bin/sh\nkill $PPID\n")  # Ctrl-C, or a power cut
     path = f"{program.parent}:{os.environ['PATH']}"
     with pytest.raises(subprocess.CalledProcessError):
         machine.apply(ca_certificate=str(own), PATH=path)

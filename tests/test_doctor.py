@@ -20,7 +20,7 @@ from typing import Any
 
 import doctor
 import pytest
-from machine import free_port
+from machine import free_port, write_program
 
 import box
 
@@ -77,16 +77,14 @@ class Project:
                 (self.tools / tool).symlink_to(found)
         self.stand_in("vagrant", VAGRANT)
         self.stand_in("apt-get", f'#!/bin/sh\necho "$@" >> "$0-calls"\necho {site}\n')
-        with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
-            self.ports = first.getsockname()[1], second.getsockname()[1]
+        self.ports = free_port(), free_port()
         self.settings: dict[str, Any] = {
             "network": {"pip_index_url": site},
             "services": {"backend": {"host_port": self.ports[0]}, "frontend": {"host_port": self.ports[1]}},
         }
 
     def stand_in(self, name: str, text: str) -> None:
-        (self.tools / name).write_text(text)
-        (self.tools / name).chmod(0o755)
+        write_program(self.tools / name, text)
 
     def vm(self, state: str, inside: str = INSIDE) -> None:
         """From now on there is a VM, in this state."""

@@ -24,7 +24,7 @@ from typing import Any
 import acme
 import pytest
 import up
-from machine import free_port
+from machine import free_port, write_program
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,14 +83,12 @@ class Proxy:
         }
         self.pid, self.log, self.file = folder / "pid", folder / "log", folder / "Caddyfile"
         tools = folder / "bin"
-        tools.mkdir()
         start = f"caddy run --adapter caddyfile --config {self.file} > {self.log} 2>&1 & echo $! > {self.pid}"
         for name, script in {
             "systemctl": f"[ $1 != restart ] || {{ {start}; sleep 1; kill -0 $(cat {self.pid}); }}",
             "journalctl": f"cat {self.log}",
         }.items():
-            (tools / name).write_text(f"#!/bin/sh\n{script}\n")
-            (tools / name).chmod(0o755)
+            write_program(tools / name, f"#!/bin/sh\n{script}\n")
         homes = {"XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
         self.environment = os.environ | homes | {"PATH": f"{tools}:{os.environ['PATH']}"}
 
@@ -462,8 +460,7 @@ def test_a_file_that_ansible_vault_encrypts_is_read(play: Callable[..., str], tm
 
 def test_make_trust_fetches_the_certificate_of_the_authority_and_says_what_to_do(proxy: Proxy, tmp_path: Path) -> None:
     assert proxy.start(**LOCAL) == ""
-    (tmp_path / "bin/vagrant").write_text(f'#!/bin/sh\necho "$*" >&2\ncat {tmp_path}/caddy/${{3##*/caddy/}}\n')
-    (tmp_path / "bin/vagrant").chmod(0o755)
+    write_program(tmp_path / "bin/vagrant", f'#!/bin/sh\necho "$*" >&2\ncat {tmp_path}/caddy/${{3##*/caddy/}}\n')
     made = tmp_path / "https-root.crt"
     command = ["make", "trust", f"ROOT_CERTIFICATE={made}"]
     result = subprocess.run(command, check=True, cwd=ROOT, env=proxy.environment, text=True, capture_output=True)
@@ -473,8 +470,7 @@ def test_make_trust_fetches_the_certificate_of_the_authority_and_says_what_to_do
 
 
 def test_make_trust_without_https_says_what_is_missing(proxy: Proxy, tmp_path: Path) -> None:
-    (tmp_path / "bin/vagrant").write_text("#!/bin/sh\nexit 1\n")
-    (tmp_path / "bin/vagrant").chmod(0o755)
+    write_program(tmp_path / "bin/vagrant", "#!/bin/sh\nexit 1\n")
     command = ["make", "trust", f"ROOT_CERTIFICATE={tmp_path}/root"]
     result = subprocess.run(command, check=False, cwd=ROOT, env=proxy.environment, text=True, capture_output=True)
     assert result.returncode != 0

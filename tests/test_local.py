@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from machine import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -22,8 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture
 def ports() -> dict[str, str]:
     """Two free ports, as make local takes them."""
-    with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
-        return {"BACKEND_PORT": str(first.getsockname()[1]), "FRONTEND_PORT": str(second.getsockname()[1])}
+    return {"BACKEND_PORT": str(free_port()), "FRONTEND_PORT": str(free_port())}
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from machine import write_program
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -194,8 +195,7 @@ def test_with_live_reload_the_source_is_mounted_read_only_and_needs_the_share(re
 
 @pytest.mark.parametrize(("folder", "status"), [("/proc", 0), ("/etc", 1)])
 def test_a_container_does_not_start_on_a_folder_that_is_not_shared(tmp_path: Path, folder: str, status: int) -> None:
-    (tmp_path / "systemd-notify").write_text(f'#!/bin/sh\necho "$2" > {tmp_path}/status\n')
-    (tmp_path / "systemd-notify").chmod(0o755)
+    write_program(tmp_path / "systemd-notify", f'#!/bin/sh\necho "$2" > {tmp_path}/status\n')
     command = ["sh", str(ROOT / "roles/service/files/shared.sh"), folder, "backend"]
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     ended = subprocess.run(command, check=False, env=environment, text=True, stderr=subprocess.PIPE)
@@ -260,8 +260,7 @@ def test_a_machine_asks_the_network_only_for_what_it_lacks(
     if there is not None:
         programs["docker"] = f"printf '{there}'"
     for name, does in programs.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
-        (tmp_path / name).chmod(0o755)
+        write_program(tmp_path / name, f"#!/bin/sh\n{does}\n")
     (tmp_path / "cat").symlink_to("/usr/bin/cat")
     variables = {"machine_images": images.split(), "machine_base_image": base}
     script = render("machine", "prepare.sh.j2", **variables)
@@ -401,10 +400,9 @@ def build(render: Any, folder: Path, docker: str, present: list[str]) -> subproc
     """What happens where state.sh finds these images and Docker's client, a stand-in here, is this program."""
     services = {"one": {"source": "first app", "port": 1}, "two": {"source": "2", "port": 2}}
     program = folder / "bin/docker"
-    for place in (folder / "first app", folder / "2", program.parent):
+    for place in (folder / "first app", folder / "2"):
         place.mkdir(exist_ok=True)
-    program.write_text(f"#!/bin/sh\n{docker}\n")
-    program.chmod(0o755)
+    write_program(program, f"#!/bin/sh\n{docker}\n")
     variables: dict[str, object] = {
         "service_list": services,
         "service_source_dir": str(folder),
@@ -435,9 +433,7 @@ def test_only_images_that_are_missing_are_built(render: Any, tmp_path: Path) -> 
 
 def test_images_are_on_the_disk_before_a_power_cut_may_come(render: Any, tmp_path: Path) -> None:
     calls = tmp_path / "calls"
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/sync").write_text(f"#!/bin/sh\necho sync >> {calls}\n")
-    (tmp_path / "bin/sync").chmod(0o755)
+    write_program(tmp_path / "bin/sync", f"#!/bin/sh\necho sync >> {calls}\n")
     build(render, tmp_path, f'sleep 0.1; echo "$1" >> {calls}', [])
     assert calls.read_text().split()[-3:] == ["build", "build", "sync"]
 
@@ -477,9 +473,7 @@ def two_services(folder: Path, *state: str) -> dict[str, object]:
 def bring_live(render: Any, folder: Path, deploy: str, *state: str) -> subprocess.CompletedProcess[str]:
     """What happens where the deployment's program, a stand-in here, is this one."""
     program = folder / "bin/users-deploy"
-    program.parent.mkdir(exist_ok=True)
-    program.write_text(f"#!/bin/sh\n{deploy}\n")
-    program.chmod(0o755)
+    write_program(program, f"#!/bin/sh\n{deploy}\n")
     script = render("service", "live.sh.j2", **two_services(folder, *state))
     environment = os.environ | {"PATH": f"{program.parent}:{os.environ['PATH']}"}
     return subprocess.run(["sh"], check=False, input=script, text=True, capture_output=True, env=environment)
@@ -497,9 +491,7 @@ def test_services_are_brought_live_at_the_same_time_each_with_its_version(render
 def test_a_secret_is_made_once_and_before_any_service_starts(render: Any, tmp_path: Path) -> None:
     (tmp_path / "etc/two").mkdir(parents=True)
     (tmp_path / "etc/two/secret.PASSWORD").touch(0o600)  # as a full disk leaves it
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/sync").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/synced\n')
-    (tmp_path / "bin/sync").chmod(0o755)
+    write_program(tmp_path / "bin/sync", f'#!/bin/sh\necho "$@" >> {tmp_path}/synced\n')
     for _ in range(2):
         assert bring_live(render, tmp_path, f"cat {tmp_path}/etc/two/secret.PASSWORD >> {tmp_path}/read").stderr == ""
     read = (tmp_path / "read").read_text().splitlines()
@@ -632,8 +624,7 @@ def test_the_distributions_older_ansible_makes_the_same_of_it(tmp_path: Path) ->
     (tmp_path / "playbook.yml").write_text(PLAYBOOK)
     for folder in ("files", "templates"):
         (tmp_path / folder).symlink_to(ROOT / "roles/service" / folder)
-    (tmp_path / "docker").write_text("#!/bin/sh\necho image there:1\n")  # a stand-in
-    (tmp_path / "docker").chmod(0o755)
+    write_program(tmp_path / "docker", "#!/bin/sh\necho image there:1\n")  # a stand-in
     made = []
     for program in ANSIBLES:
         subprocess.run(
@@ -648,12 +639,10 @@ def test_the_distributions_older_ansible_makes_the_same_of_it(tmp_path: Path) ->
 
 
 def test_images_that_were_saved_are_put_back_when_one_is_lacking(render: Any, tmp_path: Path) -> None:
-    (tmp_path / "bin").mkdir()
     (tmp_path / "backend").mkdir()
     there = tmp_path / "images"
     docker = tmp_path / "bin/docker"  # a stand-in
-    docker.write_text(f'#!/bin/sh\n[ "$1" != image ] || cat {there}\n')
-    docker.chmod(0o755)
+    write_program(docker, f'#!/bin/sh\n[ "$1" != image ] || cat {there}\n')
     state = render(
         "service",
         "state.sh.j2",

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import up
 import yaml
+from machine import write_program
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDE = (ROOT / "docs/swarm.md").read_text()
@@ -150,8 +151,7 @@ OUT_OF_REACH = {"state": "", "ansible_connection": "ssh", "ansible_host": "127.0
 def test_what_would_make_two_swarms_of_one_is_refused(
     tmp_path: Path, hosts: dict[str, Any], refusal: str | None
 ) -> None:
-    (tmp_path / "docker").write_text(DOCKER)
-    (tmp_path / "docker").chmod(0o755)
+    write_program(tmp_path / "docker", DOCKER)
     (tmp_path / "join.yml").write_text(JOIN)
     here = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
     path = f"{tmp_path}:{os.environ['PATH']}"
