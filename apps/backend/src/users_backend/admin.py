@@ -144,7 +144,7 @@ def shell(database: Path | Server) -> None:
 
 
 def _ask_file(database: Path, sql: str) -> list[Any]:
-    """The rows of a statement's answer. Raise sqlite3.Error. The file is open no longer: else writers might wait."""
+    """The rows that answer a statement. Raise sqlite3.Error. The file is open no longer than that: writers would wait."""
     with closing(copies.connect(database, "ro")) as file:
         file.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)  # ATTACH could open the same file for writing
         file.set_progress_handler(lambda: 0, 100_000)  # in which Python meets Ctrl-C
