@@ -8,10 +8,12 @@ from typing import Annotated
 import httpx
 import pytest
 from fastapi import FastAPI, Header, Response
+from prometheus_client import generate_latest
 from users_backend.application import Application
 from users_backend.guard import Guard
 from users_backend.metrics import Metrics
 from users_backend.routing import Route
+from users_backend.store import Store
 
 
 def test_a_sane_request_id_is_kept(http):
@@ -51,6 +53,14 @@ def test_metrics_count_requests_commits_and_bytes(http, server):
     if isinstance(server.database, Path):
         assert after["users_database_bytes"] == server.database.stat().st_size
     assert not any("/no/such/path" in name for name in after)
+
+
+def test_metrics_are_shown_without_a_database_file(tmp_path):
+    store = Store(tmp_path / "users.db")
+    metrics = Metrics()
+    metrics.watch(store)
+    assert b"\nusers_database_bytes 0.0\n" in generate_latest(metrics.registry)
+    asyncio.run(store.close())
 
 
 def test_a_mistake_of_ours_answers_500_and_is_logged(caplog, check_problem):

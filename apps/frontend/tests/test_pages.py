@@ -329,6 +329,13 @@ def test_a_cut_connection_is_502_and_leaves_the_outcome_open(client: Any, stand_
     assert len(stand_in.calls) == 1, "a request that was sent is never repeated"
 
 
+def test_an_answer_that_is_no_tls_is_502_and_leaves_the_outcome_open(app: Any, stand_in: Any) -> None:
+    answer = post(app(BACKEND_URL=stand_in.url.replace("http", "https")).test_client())
+    assert answer.status_code == 502
+    assert "broke before its answer came" in answer.text
+    assert UNKNOWN in answer.text
+
+
 NONSENSE = [
     (201, b"<html>hello</html>"),
     (201, b'{"id": 1}'),
