@@ -545,6 +545,15 @@ def test_a_service_without_a_port_is_looked_at_in_the_vm_alone(project: Project)
 
 
 @pytest.mark.usefixtures("services")
+def test_a_service_whose_image_has_no_healthcheck_is_well_while_it_runs(project: Project) -> None:
+    project.settings["services"]["database"] = {"enabled": True}
+    project.vm("running", INSIDE + "unit users-database active\ncontainer users-database Up About an hour\n")
+    lines = project.doctor()[1]
+    assert starting(lines, "wrong VM") == []
+    assert "ok VM container users-database: Up About an hour" in lines
+
+
+@pytest.mark.usefixtures("services")
 def test_a_port_that_another_program_holds_is_told_while_the_vm_runs(project: Project) -> None:
     project.vm("running")
     status, lines = project.doctor()
