@@ -246,7 +246,7 @@ def test_a_version_is_never_made_twice(boxes: Path) -> None:
 
 def test_a_version_whose_making_was_cut_off_is_made_again(boxes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(box, "checksum_of", Mock(side_effect=KeyboardInterrupt))
+        patch.setattr(box.up, "sha256", Mock(side_effect=KeyboardInterrupt))
         box.make("virtualbox", "1.0.0")
     assert (boxes / "debian-13/virtualbox/1.0.0/package.box").exists()
     box.make("virtualbox", "1.0.0")

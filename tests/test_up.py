@@ -141,14 +141,27 @@ def test_a_box_is_built_once_and_again_when_its_recipe_changes(monkeypatch: pyte
 
     first = tmp_path / up.build("build-box", "debian", ".box", "argument")
     assert first.read_text() == "argument\n"
-    first.write_text("kept")
+    time_of_build = first.stat().st_mtime_ns
     assert tmp_path / up.build("build-box", "debian", ".box", "argument") == first
-    assert first.read_text() == "kept"
+    assert first.stat().st_mtime_ns == time_of_build
 
     recipe.write_text('#!/bin/sh\necho new > "$1"\n')
     second = tmp_path / up.build("build-box", "debian", ".box", "argument")
-    assert list((tmp_path / ".cache").iterdir()) == [second]  # the old one is gone
+    assert {*(tmp_path / ".cache").iterdir()} == {second, Path(f"{second}.sha256")}  # the old one is gone
     assert tmp_path / up.build("build-box", "debian", ".box", "another") != second
+
+
+@pytest.mark.parametrize("damage", ["", "argumenT\n", None])
+def test_a_box_that_is_damaged_or_gone_is_built_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, damage: str | None
+) -> None:
+    write_program(tmp_path / "box/build-box", '#!/bin/sh\necho "$2" > "$1"\n')
+    monkeypatch.setattr(up, "ROOT", tmp_path)
+    monkeypatch.setattr(up, "CACHE", tmp_path / ".cache")
+    box = tmp_path / up.build("build-box", "debian", ".box", "argument")
+    box.unlink() if damage is None else box.write_text(damage)
+    up.build("build-box", "debian", ".box", "argument")
+    assert box.read_text() == "argument\n"
 
 
 def test_an_unknown_option_is_refused() -> None:

@@ -67,11 +67,6 @@ def fetch(url: str, file: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def checksum_of(file: Path) -> str:
-    """SHA-256, in hexadecimal digits."""
-    return up.run(["sha256sum", str(file)], f"{file} could not be read.").split()[0]
-
-
 def keyring() -> Path:
     """The keys with which Ubuntu signs its images."""
     return ROOT / up.build("ubuntu-keyring", "ubuntu-keyring", ".gpg")
@@ -99,10 +94,10 @@ def ubuntu_image() -> Path:
     if not listed:
         raise Stop(f"{folder}/SHA256SUMS does not list {name}. `make box SYSTEM=debian` does without it.")
     image = CACHE / name
-    if not (image.exists() and checksum_of(image) == listed[1]):
+    if not (image.exists() and up.sha256(image) == listed[1]):
         with up.step(f"Downloading {name}, 600 MB"):
             fetch(IMAGE, image)
-        if checksum_of(image) != listed[1]:
+        if up.sha256(image) != listed[1]:
             image.unlink()
             raise Stop(f"{name} was damaged on its way: it has not the checksum that Ubuntu signed. Run it again.")
     return image
@@ -160,7 +155,7 @@ def make(provider: str, version: str, url: str = "", system: str = "") -> None:
         up.run_recipe("build-box", box, *arguments)
     name = f"users/{SYSTEMS[system]}"
     url = url or shelf.as_uri()
-    catalogue(shelf / "box.json", name, provider, version, url, checksum_of(box))
+    catalogue(shelf / "box.json", name, provider, version, url, up.sha256(box))
     print(
         f"It has {box.stat().st_size / 1e6:.0f} MB. In settings.local.yml it is used so:\n\n"
         f"  {'vm' if provider == 'virtualbox' else provider}:\n"

@@ -63,6 +63,11 @@ def run(command: list[str], failure: str) -> str:
     return output
 
 
+def sha256(file: Path) -> str:
+    """SHA-256, in hexadecimal digits."""
+    return run(["sha256sum", str(file)], f"{file} could not be read.").split()[0]
+
+
 def forget_what_is_gone() -> None:
     """Removes machine.yml where a file that it names is gone: both are made again."""
     file = CACHE / "machine.yml"
@@ -145,20 +150,23 @@ def run_recipe(recipe: str, output: Path, *arguments: str) -> None:
 
 
 def build(recipe: str, name: str, suffix: str, *arguments: str) -> str:
-    """Runs box/`recipe` if its output is not in the cache. Returns the file, relative to the project.
+    """Runs box/`recipe` if its output is not in the cache, or damaged there. Returns the file, relative to the project.
 
-    The file's name carries a checksum of the recipes and the arguments, so that a changed one builds anew.
+    The file's name carries a checksum of the recipes and the arguments, so that a changed one builds anew; the checksum
+    of the file itself lies beside it.
     """
     recipes = sorted((ROOT / "box").iterdir())
     made_of = b"".join(file.read_bytes() for file in recipes) + " ".join(arguments).encode()
     digest = hashlib.sha256(made_of).hexdigest()[:12]
     output = CACHE / f"{name}-{digest}{suffix}"
-    if not output.exists():
+    checksum = Path(f"{output}.sha256")
+    if not (output.exists() and checksum.exists() and checksum.read_text() == sha256(output)):
         with step(f"Building {name} from Debian's packages"):
             CACHE.mkdir(exist_ok=True)
             run_recipe(recipe, output, *arguments)
-            for old in set(CACHE.glob(f"{name}-*{suffix}")) - {output}:
+            for old in set(CACHE.glob(f"{name}-*{suffix}*")) - {output}:
                 old.unlink()
+            checksum.write_text(sha256(output))
     return str(output.relative_to(ROOT))
 
 
