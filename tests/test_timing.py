@@ -33,9 +33,9 @@ ROLES = {
 - name: Run the handlers
   ansible.builtin.meta: flush_handlers
 - name: Build the images that are missing, all at once
-  ansible.builtin.command: sleep 0.2
+  ansible.builtin.shell: sleep 0.2; echo; echo frontend 20; echo back-end 7; echo no number
 - name: Bring live what does not run as it should, all at once
-  ansible.builtin.command: "RESULT"
+  ansible.builtin.shell: echo frontend 3; RESULT
 """,
 }
 
@@ -59,12 +59,17 @@ def test_a_playbook_ends_with_its_steps_and_their_seconds_also_when_it_fails(tmp
     names = ["role docker", "images", "services, until they are healthy", "settings and sources"]
     assert set(names) < set(timing["steps"])
     assert timing["steps"]["role docker"] > 0.5, "with its handler"
+    services = {"services, until they are healthy": {"frontend": 3}} if result == "true" else {}
+    assert timing["each"] == {"images": {"frontend": 20, "back-end": 7}} | services
     assert sum(timing["steps"].values()) == pytest.approx(timing["playbook"], abs=0.5)
 
     table = playbook.stdout.split("WHERE THE TIME WENT")[1]
     rows = re.findall(r"^ *([0-9.]+) s  (.+)$", table, re.MULTILINE)
     assert rows[-1] == (str(timing["playbook"]), "in all")
-    assert {name: float(seconds) for seconds, name in rows[:-1]} == timing["steps"]
+    told = [name for _, name in rows[:-1]]
+    assert "images (frontend 20, back-end 7)" in told
+    assert ("services, until they are healthy (frontend 3)" in told) is (result == "true")
+    assert {name.partition(" (")[0]: float(seconds) for seconds, name in rows[:-1]} == timing["steps"]
     assert [float(seconds) for seconds, _ in rows[:-1]] == sorted(timing["steps"].values(), reverse=True)
 
 
@@ -125,7 +130,9 @@ def report(project: Path, behaviour: str = HERE) -> str:
 def project(tmp_path: Path) -> Path:
     """What the VM wrote."""
     (tmp_path / "ansible.json").write_text('{"ansible": 75}\n')
-    (tmp_path / "playbook.json").write_text('{"playbook": 344.6, "steps": {"role docker": 100.1}}\n')
+    (tmp_path / "playbook.json").write_text(
+        '{"playbook": 344.6, "steps": {"role docker": 100.1}, "each": {"images": {"a": 9}}}\n'
+    )
     return tmp_path
 
 
@@ -135,6 +142,7 @@ def test_vagrant_ends_with_the_seconds_of_each_part(project: Path) -> None:
         "seconds": 481,
         "parts": {"Vagrant and the VM": 61, "Ansible's installation": 75, "playbook": 345},
         "steps": {"role docker": 100.1},
+        "each": {"images": {"a": 9}},
     }
 
 

@@ -31,7 +31,7 @@ module Timing
 
     file = File.join(Settings::ROOT, ".cache/timing.json")
     FileUtils.mkdir_p(File.dirname(file))
-    report = { "seconds" => all.round, "parts" => parts, "steps" => inside["steps"] || {} }
+    report = { "seconds" => all.round, "parts" => parts, "steps" => inside["steps"] || {}, "each" => inside["each"] || {} }
     File.write(file, "#{JSON.pretty_generate(report)}\n")
   rescue StandardError => e
     machine.ui.warn("Where the time went is not known: #{e.message.strip.lines.last.to_s.strip}.")
