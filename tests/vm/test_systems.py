@@ -45,12 +45,12 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Container]:
         yield machine
 
 
-def playbook(lab: Container, fails: bool = False, **settings: Any) -> str:
+def playbook(lab: Container, *options: str, fails: bool = False, **settings: Any) -> str:
     """Run it from here, with these settings; what it prints."""
     lab.settings(**settings)
     environment = os.environ | {"PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}", "ANSIBLE_CONFIG": "ansible.cfg"}
     done = subprocess.run(
-        ["ansible-playbook", "-i", "hosts.yml", "ansible/site.yml"],
+        ["ansible-playbook", "-i", "hosts.yml", "ansible/site.yml", *options],
         check=False,
         cwd=lab.project,
         env=environment,
@@ -112,6 +112,9 @@ def test_from_another_machine_only_https_and_a_password_lead_in(lab: Container, 
         authority.find_names_at(ADDRESS)
         playbook(lab, host_ip="0.0.0.0", https=https)
         assert " changed=0 " in playbook(lab, host_ip="0.0.0.0", https=https)
+        playbook(lab, "--tags=proxy")
+        lab.says("! systemctl --quiet is-active caddy")
+        playbook(lab, host_ip="0.0.0.0", https=https)
         root = tmp_path / "root.pem"
         root.write_text(authority.root())
 
