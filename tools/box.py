@@ -23,7 +23,7 @@ from typing import Any
 from urllib.error import URLError
 
 import up
-from doctor import CACHE, ROOT, Stop, has_kvm
+from doctor import CACHE, ROOT, Stop, has_kvm, told
 
 BOXES = ROOT / "boxes"
 SYSTEMS = {"ubuntu": "ubuntu-24.04", "debian": "debian-13"}
@@ -174,15 +174,7 @@ def main() -> int:
         "--system", default="", choices=SYSTEMS, help="default: ubuntu, or debian if that is not to be had"
     )
     arguments = parser.parse_args()
-    try:
-        make(arguments.provider, arguments.version, arguments.url, arguments.system)
-    except Stop as stop:
-        print(f"make box stopped: {stop}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nmake box was interrupted. Run it again.", file=sys.stderr)
-        return 130
-    return 0
+    return told("make box", lambda: make(arguments.provider, arguments.version, arguments.url, arguments.system))
 
 
 if __name__ == "__main__":

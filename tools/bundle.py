@@ -176,18 +176,5 @@ def make() -> None:
     print("bundle.cdx.json in it has the whole list. docs/how-to.md says how to use it on another computer.")
 
 
-def main() -> int:
-    """Returns the exit status: 0 when the bundle is written, else 1."""
-    try:
-        make()
-    except Stop as stop:
-        print(f"make bundle stopped: {stop}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nmake bundle was interrupted. Run it again.", file=sys.stderr)
-        return 130
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(doctor.told("make bundle", make))

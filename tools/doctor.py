@@ -24,7 +24,7 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -113,6 +113,18 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     else:
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def told(name: str, work: Callable[[], int | None]) -> int:
+    """Does the work of a make target. Returns its exit status, and says why that is 1 or 130."""
+    try:
+        return work() or 0
+    except Stop as stop:
+        print(f"{name} stopped: {stop}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\n{name} was interrupted. Run it again.", file=sys.stderr)
+        return 130
 
 
 def last_line(output: str) -> str:

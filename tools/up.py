@@ -240,22 +240,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepare-only", action="store_true", help="install and build what is missing, start no VM")
     prepare_only = parser.parse_args().prepare_only
-    try:
-        with step("Checking this machine"):
-            forget_what_is_gone()
-            qemu = not check_machine()
-        if qemu:
-            prepare_qemu()
-        if not prepare_only:
-            return vagrant_up(qemu)
-    except KeyboardInterrupt:
-        print("\nmake up was interrupted. Run it again: it goes on from there.", file=sys.stderr)
-        return 130
-    except Stop as stop:
-        print(f"\nmake up stopped: {stop}", file=sys.stderr)
-        return 1
-    return 0
+    with step("Checking this machine"):
+        forget_what_is_gone()
+        qemu = not check_machine()
+    if qemu:
+        prepare_qemu()
+    return 0 if prepare_only else vagrant_up(qemu)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(doctor.told("make up", main))
