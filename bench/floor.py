@@ -23,9 +23,5 @@ async def get_user(request: Request) -> JSONResponse:
 
 
 app = Starlette(
-    routes=[
-        Route("/users", add_user, methods=["POST"]),
-        Route("/users", list_users),
-        Route("/users/{id}", get_user),
-    ]
+    routes=[Route("/users", add_user, methods=["POST"]), Route("/users", list_users), Route("/users/{id}", get_user)]
 )

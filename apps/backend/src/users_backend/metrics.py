@@ -3,14 +3,7 @@
 from functools import cache
 from pathlib import Path
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    disable_created_metrics,
-)
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 
 from users_backend.store import Store, Users
 
@@ -25,16 +18,10 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._requests = Counter(
-            "http_requests",
-            "Answered requests.",
-            ("method", "route", "status"),
-            registry=self.registry,
+            "http_requests", "Answered requests.", ("method", "route", "status"), registry=self.registry
         )
         self._seconds = Histogram(
-            "http_request_duration_seconds",
-            "Time from request to answer.",
-            ("method", "route"),
-            registry=self.registry,
+            "http_request_duration_seconds", "Time from request to answer.", ("method", "route"), registry=self.registry
         )
         self._commits = Counter("users_commits", "Transactions that changed the database.", registry=self.registry)
         self._batch = Histogram(

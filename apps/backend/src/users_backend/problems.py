@@ -90,9 +90,7 @@ def explain(error: Exception) -> Problem:
             return Problem(404, "Nothing is at this address. /users has the users; see /docs.")
         case HTTPException(status_code=405):
             return Problem(
-                405,
-                "This address does not answer this method. See /docs for those it does.",
-                headers=error.headers,
+                405, "This address does not answer this method. See /docs for those it does.", headers=error.headers
             )
         case HTTPException():
             return Problem(error.status_code, f"{error.detail}. See /docs.", headers=error.headers)

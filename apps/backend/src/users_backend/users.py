@@ -23,8 +23,7 @@ def _clean_name(name: str) -> str:
     name = unicodedata.normalize("NFC", name).strip()
     if _CONTROL_CHARACTER.search(name):
         raise PydanticCustomError(
-            "control_character",
-            "String should have no control characters, such as line breaks or tabs",
+            "control_character", "String should have no control characters, such as line breaks or tabs"
         )
     if not 1 <= len(name) <= MAX_NAME:
         raise PydanticCustomError(

@@ -221,12 +221,7 @@ class Backend:
         self._call("GET", "/readyz")
 
     def _call(
-        self,
-        method: str,
-        path: str,
-        body: Mapping[str, Any] | None = None,
-        wait: float | None = None,
-        etag: str = "",
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, wait: float | None = None, etag: str = ""
     ) -> Answer:
         seconds = wait or self._timeout
         headers = {"Content-Type": "application/json", "X-Request-ID": g.request_id}
