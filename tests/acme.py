@@ -11,6 +11,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from machine import new_certificate
+
 HERE = urllib.request.ProxyHandler({})
 DIRECTORY, ROOTS, DNS, DNS_SETTINGS = 14000, 15000, 8053, 8055  # ports; pebble's usual ones
 
@@ -48,18 +50,12 @@ def authority(
 ) -> Iterator[Authority]:
     """Runs one at an address of this machine. It looks for who asks at these ports (http, https), and its certificates
     are good for so many seconds."""
-    certificate, key, config = folder / "acme.pem", folder / "acme.key", folder / "pebble.json"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=test", "-days", "2"]
-        + ["-addext", f"subjectAltName=IP:{address}", "-out", certificate, "-keyout", key],
-        check=True,
-        capture_output=True,
-    )
+    certificate, config = new_certificate(folder / "acme.pem", f"IP:{address}"), folder / "pebble.json"
     pebble = {
         "listenAddress": f"{address}:{DIRECTORY}",
         "managementListenAddress": f"{address}:{ROOTS}",
         "certificate": str(certificate),
-        "privateKey": str(key),
+        "privateKey": str(certificate),
         "httpPort": ports[0],
         "tlsPort": ports[1],
         "certificateValidityPeriod": seconds,

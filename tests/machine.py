@@ -1,15 +1,22 @@
 """What tests do to VMs from outside: cut off Vagrant's, end libvirt, reach those that are booted without Vagrant."""
 
 import contextlib
+import json
 import os
 import shlex
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from http.server import ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import up
 from doctor import ROOT
@@ -19,6 +26,7 @@ EMULATION = ["-accel", "kvm", "-cpu", "host"] if up.has_kvm() else ["-accel", "t
 VIRSH = ["virsh", "--connect", "qemu:///system"]
 LIBVIRTD, VIRTLOGD = Path("/run/libvirtd.pid"), Path("/run/virtlogd.pid")
 NETWORK = "192.168.121.0/24"  # vagrant-libvirt's own
+BROWSER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # past any proxy
 RULE = "users-test"  # how our rule is called in the firewall
 
 
@@ -111,10 +119,92 @@ def run_with_vagrant(
     )
 
 
+def run_here(*command: str | Path, settings: Path, fails: bool = False) -> str:
+    """Run a command in this folder with these settings, and return what it prints; the test shows it."""
+    print(f"\n$ {' '.join(map(str, command))}", flush=True)
+    path = f"{ROOT}/.venv/bin:{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "SETTINGS_LOCAL": str(settings.relative_to(ROOT))}
+    result = subprocess.run(
+        command, check=False, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    print(result.stdout, flush=True)
+    assert (result.returncode != 0) is fails, result.stdout[-3000:]
+    return result.stdout
+
+
+def of_this_computer() -> dict[str, Any]:
+    """The settings that a machine of the tests needs here: a base image, and the way through this network."""
+    base = up.build("build-base-image", "python-base", ".tar.gz")
+    return {"image": {"base": "users-base:test", "base_archive": base}, "network": up.company_network()}
+
+
+def ask(url: str, body: str | None = None, seconds: float = 30) -> tuple[int, str]:
+    """Status and text of an answer, of errors too. Raise OSError or HTTPException without one."""
+    try:
+        with BROWSER.open(url, body and body.encode(), timeout=seconds) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def users(api: str) -> dict[int, str]:
+    """All users, as the API at this address shows them."""
+    rows: dict[int, str] = {}
+    while True:
+        status, text = ask(f"{api}/users?limit=1000&after={max(rows, default=0)}")
+        assert status == 200, text
+        if text == "[]":
+            return rows
+        rows |= {user["id"]: user["name"] for user in json.loads(text)}
+
+
+# A machine of Vagrant's for vagrant/*.rb: what it is told is printed, and the guest does what the script makes it do.
+RUBY = """
+require "./vagrant/settings"
+ui = Object.new
+%i[info success warn].each { |level| ui.define_singleton_method(level) { |text| puts "#{level}: #{text}" } }
+guest = Object.new
+machine = Struct.new(:ui, :state, :communicate).new(ui, Struct.new(:id).new(:STATE), guest)
+"""
+
+
+def run_ruby(script: str, folder: Path, *arguments: str | Path, state: str = "running") -> str:
+    """What a script says to that machine, which is in this state."""
+    command = ["ruby", "-e", RUBY.replace("STATE", state) + script, *arguments]
+    return subprocess.run(command, check=True, cwd=folder, text=True, stdout=subprocess.PIPE, timeout=30).stdout
+
+
 def free_port() -> int:
     """A port of this machine that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         return int(free.getsockname()[1])
+
+
+@contextlib.contextmanager
+def serving(handler: Callable[..., Any], port: int = 0, pem: Path | None = None) -> Iterator[ThreadingHTTPServer]:
+    """A web server on 127.0.0.1 while it lasts, by TLS with the key and the certificate of a file."""
+    with ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
+        if pem:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(pem)
+            server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        thread = threading.Thread(target=server.serve_forever, args=[0.05])
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def new_certificate(file: Path, name: str = "IP:127.0.0.1", days: int = 2) -> Path:
+    """A key and a certificate for it, in one file, that nobody trusts."""
+    request = f"req -newkey rsa:2048 -nodes -subj /CN=test -addext subjectAltName={name} -keyout {file} -out {file}.csr"
+    subprocess.run(["openssl", *request.split()], check=True, capture_output=True)
+    sign = f"x509 -req -days {days} -in {file}.csr -signkey {file} -copy_extensions copy"
+    certificate = subprocess.run(["openssl", *sign.split()], check=True, capture_output=True).stdout
+    file.write_bytes(file.read_bytes() + certificate)
+    return file
 
 
 def insecure_key(work: Path) -> Path:

@@ -15,13 +15,12 @@ import shutil
 import struct
 import subprocess
 import tarfile
-import threading
 import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from unittest.mock import Mock
 from xml.etree import ElementTree
@@ -29,7 +28,7 @@ from xml.etree import ElementTree
 import pytest
 import up
 from doctor import Stop
-from machine import free_port, run_with_vagrant, write_program
+from machine import free_port, run_with_vagrant, serving, write_program
 
 import box
 
@@ -286,13 +285,8 @@ def test_the_recipe_refuses_a_provider_that_it_does_not_know(tmp_path: Path) -> 
 @contextmanager
 def web_server(folder: Path) -> Iterator[str]:
     """Serves a folder; yields its address."""
-    handler = partial(SimpleHTTPRequestHandler, directory=folder)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
+    with serving(partial(SimpleHTTPRequestHandler, directory=folder)) as server:
+        yield f"http://127.0.0.1:{server.server_port}"
 
 
 @contextmanager

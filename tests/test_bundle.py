@@ -19,7 +19,7 @@ import pytest
 import up
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
-from machine import run_with_vagrant
+from machine import copy_project, run_with_vagrant
 from test_vagrantfile import STAND_IN as VIRTUALBOX
 
 pytestmark = pytest.mark.slow
@@ -96,9 +96,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project in which somebody worked, its running VM, and its bundle."""
     folder = tmp_path_factory.mktemp("bundle")
     project, vm = folder / "project", folder / "vm"
-    for name in subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True).split("\0")[:-1]:
-        if (ROOT / name).is_file():
-            write(project / name, (ROOT / name).read_bytes(), (ROOT / name).stat().st_mode)
+    copy_project(project)
     git(project, "init", "--quiet")
     git(project, "add", ".")
     git(project, "commit", "--quiet", "--message", "all")

@@ -6,13 +6,13 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
-from machine import write_program
+from machine import run_ruby, serving, write_program
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "vagrant/cache.sh"
@@ -51,13 +51,8 @@ def mirror(tmp_path: Path) -> Iterator[ThreadingHTTPServer]:
     checksum = hashlib.sha256(package).hexdigest()
     index = f"{control}Filename: ./greeting.deb\nSize: {len(package)}\nSHA256: {checksum}\n\n"
     (site / "Packages").write_text(index)
-    handler = lambda *arguments: Site(*arguments, directory=str(site))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = Thread(target=server.serve_forever, args=[0.05])
-        thread.start()
+    with serving(partial(Site, directory=site)) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 class VM:
@@ -244,19 +239,12 @@ def test_a_folder_that_is_not_shared_is_told(vm: VM) -> None:
     assert "There is no folder /nowhere." in vm.run("bash", SCRIPT, "keep", "/nowhere", "", fails=True)
 
 
-# A machine of Vagrant's, whose communicator runs the command here or does as it is told.
-RUBY = """
-require "./vagrant/settings"
+KEEP = """
 require "./vagrant/cache"
-Machine = Struct.new(:ui, :state, :communicate)
-ui = Object.new
-%w[info success warn].each { |level| ui.define_singleton_method(level) { |text| puts "#{level}: #{text}" } }
-guest = Object.new
 guest.define_singleton_method(:ready?) { READY }
 guest.define_singleton_method(:sudo) { |command, **_, &output| BEHAVIOUR }
 Cache.send(:remove_const, :SECONDS)
 Cache::SECONDS = 1
-machine = Machine.new(ui, Struct.new(:id).new(:STATE), guest)
 Cache.keep(machine, { "cache_dir" => "DIR", "image" => { "base" => "python:3.13-slim" } })
 """
 COMMAND = "bash /vagrant/vagrant/cache.sh keep /vagrant/.cache/test-guest python:3.13-slim"
@@ -267,10 +255,7 @@ COMMAND = "bash /vagrant/vagrant/cache.sh keep /vagrant/.cache/test-guest python
     [
         ("output.call(:stdout, command); 0", f"success: {COMMAND}"),
         ("0", "success: Nothing in it is new."),
-        (
-            'output.call(:stderr, "No service runs in this VM."); 1',
-            "(No service runs in this VM). The next VM fetches",
-        ),
+        ('output.call(:stderr, "No service runs in this VM."); 1', "(No service runs in this VM). The next VM fetches"),
         ('raise "no way in"', "warn: The cache was not renewed (no way in). The next VM fetches what it lacks."),
         ("sleep 60", "warn: The cache was not renewed (execution expired). The next VM fetches what it lacks."),
     ],
@@ -298,7 +283,5 @@ def destroy(
 ) -> str:
     """What is said before a VM in this state is destroyed, whose communicator behaves so."""
     shutil.copytree(ROOT / "vagrant", project / "vagrant")
-    script = RUBY.replace("BEHAVIOUR", behaviour).replace("STATE", state).replace("DIR", folder).replace("READY", ready)
-    return subprocess.run(
-        ["ruby", "-e", script], check=True, cwd=project, text=True, stdout=subprocess.PIPE, timeout=30
-    ).stdout
+    script = KEEP.replace("BEHAVIOUR", behaviour).replace("DIR", folder).replace("READY", ready)
+    return run_ruby(script, project, state=state)

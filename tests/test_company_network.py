@@ -11,10 +11,7 @@ from machine import write_program
 
 SCRIPT = Path(__file__).resolve().parents[1] / "roles/machine/files/company-network"
 PROXY = "http://ana:p%40ss@proxy.example:3128"
-SYSTEMS = {
-    "ubuntu": "ID=ubuntu\nVERSION_CODENAME=noble\n",
-    "debian": "ID=debian\nVERSION_CODENAME=trixie\n",
-}
+SYSTEMS = {"ubuntu": "ID=ubuntu\nVERSION_CODENAME=noble\n", "debian": "ID=debian\nVERSION_CODENAME=trixie\n"}
 
 
 class Machine:
@@ -64,13 +61,8 @@ def test_at_home_nothing_is_written(machine: Machine) -> None:
 
 def test_apt_takes_the_proxies_with_their_passwords_as_they_are(machine: Machine) -> None:
     assert machine.apply(http_proxy=PROXY, https_proxy="http://other.example:1") == ["90users-network"]
-    assert machine.options() == {
-        "Acquire::http::Proxy": PROXY,
-        "Acquire::https::Proxy": "http://other.example:1",
-    }
-    assert machine.sources() == [
-        "http://distribution.example/debian/dists/trixie",
-    ]
+    assert machine.options() == {"Acquire::http::Proxy": PROXY, "Acquire::https::Proxy": "http://other.example:1"}
+    assert machine.sources() == ["http://distribution.example/debian/dists/trixie"]
 
 
 def test_apt_reaches_the_hosts_of_no_proxy_directly_and_is_not_confused_by_others(machine: Machine) -> None:

@@ -3,16 +3,15 @@ Vagrant, VirtualBox and apt, are stand-ins on a PATH that holds nothing else.
 """
 
 import ast
+import contextlib
 import http.server
 import json
 import os
 import shutil
 import socket
 import sqlite3
-import ssl
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 
 import doctor
 import pytest
-from machine import free_port, write_program
+from machine import free_port, new_certificate, serving, write_program
 
 import box
 
@@ -119,66 +118,52 @@ class Project:
         return status, [" ".join(line.split()) for line in output.splitlines()]
 
 
-class Answers(http.server.BaseHTTPRequestHandler):
-    """Answers every request with the server's `status`."""
-
-    def do_GET(self) -> None:
-        self.send_response(self.server.status)  # type: ignore[attr-defined]
-        self.end_headers()
-        self.wfile.write(getattr(self.server, "says", b"ok"))
-
-    do_CONNECT = do_GET
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
+@contextlib.contextmanager
 def serve(port: int = 0, status: int = 200, certificate: Path | None = None, says: bytes = b"ok") -> Iterator[int]:
-    """A web server; the generator's one value is its port."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Answers)
-    server.status, server.says = status, says  # type: ignore[attr-defined]
-    if certificate:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate)
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    yield server.server_port
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    """A web server that answers every request so; its port."""
+
+    class Answers(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(says)
+
+        do_CONNECT = do_GET
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with serving(Answers, port, certificate) as server:
+        yield server.server_port
 
 
 @pytest.fixture
 def site() -> Iterator[int]:
-    yield from serve()
+    with serve() as port:
+        yield port
 
 
 @pytest.fixture
 def login_proxy() -> Iterator[int]:
-    yield from serve(status=407)
+    with serve(status=407) as port:
+        yield port
 
 
 @pytest.fixture
 def strict_proxy() -> Iterator[int]:
-    yield from serve(status=403)
+    with serve(status=403) as port:
+        yield port
 
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """Key and certificate of 127.0.0.1, signed by nobody else."""
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=company -addext subjectAltName=IP:127.0.0.1"
-    for name in ("key", "crt"):
-        command += f" {'-keyout' if name == 'key' else '-out'} {tmp_path / name}"
-    subprocess.run(command.split(), check=True, capture_output=True)
-    both = tmp_path / "both.pem"
-    both.write_text((tmp_path / "key").read_text() + (tmp_path / "crt").read_text())
-    return both
+    return new_certificate(tmp_path / "company.pem")
 
 
 @pytest.fixture
 def tls_site(certificate: Path) -> Iterator[int]:
-    yield from serve(certificate=certificate)
+    with serve(certificate=certificate) as port:
+        yield port
 
 
 @pytest.fixture
@@ -189,10 +174,8 @@ def project(tmp_path: Path, site: int) -> Project:
 @pytest.fixture
 def services(project: Project) -> Iterator[None]:
     """Both services, on the ports of the settings."""
-    backend, frontend = (serve(port) for port in project.ports)
-    next(backend), next(frontend)
-    yield
-    next(backend, None), next(frontend, None)
+    with serve(project.ports[0]), serve(project.ports[1]):
+        yield
 
 
 @pytest.fixture
@@ -418,7 +401,7 @@ def test_each_host_that_does_not_answer_is_named_with_the_likely_cause(
 def test_the_company_certificate_of_the_settings_is_trusted(project: Project, tls_site: int, certificate: Path) -> None:
     project.settings["network"]["apt_mirror"] = f"https://127.0.0.1:{tls_site}/debian"
     project.settings["network"]["ca_certificate"] = "company.crt"
-    shutil.copy(certificate.with_name("crt"), project.folder / "company.crt")
+    shutil.copy(certificate, project.folder / "company.crt")
     status, lines = project.doctor()
     assert f"ok network 127.0.0.1:{tls_site} answers" in lines
     assert status == 0
@@ -449,8 +432,7 @@ def test_a_proxy_is_blamed_for_what_it_does_and_its_password_is_never_printed(
     project.settings["network"]["http_proxy"] = f"http://me:{PASSWORD}@127.0.0.1:{strict_proxy}"
     _, lines = project.doctor()
     assert starting(
-        lines,
-        f"wrong network 127.0.0.1:{site} does not answer. The proxy 127.0.0.1:{strict_proxy} answers 403 for it",
+        lines, f"wrong network 127.0.0.1:{site} does not answer. The proxy 127.0.0.1:{strict_proxy} answers 403 for it"
     )
 
     project.settings["network"]["no_proxy"] = "localhost, 127.0.0.1"
@@ -581,10 +563,8 @@ def test_a_service_that_has_just_started_and_one_that_calls_another_not_well_are
         "running", INSIDE.replace("users-backend Up 2 hours (healthy)", "users-backend Up 1 s (health: starting)")
     )
     says = b'{"frontend_status":"ok","backend_status":"nok"}'
-    frontend = serve(project.ports[1], says=says)
-    next(frontend)
-    _, lines = project.doctor()
-    next(frontend, None)
+    with serve(project.ports[1], says=says):
+        _, lines = project.doctor()
     assert "note VM container users-backend: Up 1 s (health: starting)" in lines
     url = f"http://127.0.0.1:{project.ports[1]}/healthz"
     assert f"wrong health frontend answers at {url}: {says.decode()}" in lines

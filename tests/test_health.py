@@ -5,14 +5,13 @@ import shutil
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
-from machine import free_port
+from machine import free_port, serving
 
 ROOT = Path(__file__).resolve().parents[1]
 PATH = "/healthz?full=1"
@@ -64,22 +63,13 @@ def service(port: int, status: int, after: float = 0) -> Iterator[None]:
             self.send_response(status if self.path == PATH else 404)
             self.end_headers()
 
-    def serve() -> None:
-        time.sleep(after)
-        with HTTPServer(("127.0.0.1", port), Handler) as server:
-            servers.append(server)
-            server.serve_forever()
-
-    servers: list[HTTPServer] = []
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        yield
-    finally:
-        while not servers:
-            time.sleep(0.1)
-        servers[0].shutdown()
-        thread.join()
+    with ExitStack() as running:
+        start = threading.Timer(after, lambda: running.enter_context(serving(Handler, port)))
+        start.start()
+        try:
+            yield
+        finally:
+            start.join()
 
 
 def test_a_service_that_is_still_starting_is_waited_for(project: Path) -> None:

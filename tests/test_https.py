@@ -13,18 +13,17 @@ import socket
 import ssl
 import subprocess
 import sys
-import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import acme
 import pytest
 import up
-from machine import free_port, write_program
+from machine import free_port, new_certificate, serving, write_program
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,10 +52,8 @@ class Service(BaseHTTPRequestHandler):
 @pytest.fixture
 def service() -> Iterator[int]:
     """The port of a service on the loopback."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Service) as server:
-        threading.Thread(target=server.serve_forever).start()
+    with serving(Service) as server:
         yield server.server_port
-        server.shutdown()
 
 
 def line(password: str) -> list[str]:
@@ -281,18 +278,9 @@ def test_a_certificate_that_has_expired_is_none(proxy: Proxy, tmp_path: Path) ->
     """Caddy goes on with one that cannot be renewed; here, a server stands in for it."""
     (tmp_path / "bin/systemctl").write_text("#!/bin/sh\n")
     proxy.log.touch()
-    request = f"openssl req -newkey rsa:2048 -nodes -subj /CN={DOMAIN} -keyout key -out request"
-    subprocess.run(request.split(), check=True, cwd=tmp_path)
     for days, complaint in ((1, None), (-1, f"There is no certificate for {DOMAIN}.")):
-        sign = f"openssl x509 -req -in request -signkey key -days {days} -out pem"
-        subprocess.run(sign.split(), check=True, cwd=tmp_path)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(tmp_path / "pem", tmp_path / "key")
-        with ThreadingHTTPServer(("127.0.0.1", proxy.https), Service) as server:
-            server.socket = context.wrap_socket(server.socket, server_side=True)
-            threading.Thread(target=server.serve_forever).start()
+        with serving(Service, proxy.https, new_certificate(tmp_path / "pem", f"DNS:{DOMAIN}", days)):
             said = proxy.start(3)
-            server.shutdown()
         assert said.startswith(complaint) if complaint else said == ""
 
 

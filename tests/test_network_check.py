@@ -2,17 +2,16 @@
 
 import os
 import socket
-import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
+from machine import new_certificate, serving
 
 SCRIPT = Path(__file__).resolve().parents[1] / "roles/machine/files/network_check.py"
 
@@ -32,18 +31,8 @@ class Handler(BaseHTTPRequestHandler):
 @contextmanager
 def serve(certificate: Path | None = None) -> Iterator[str]:
     """A server on 127.0.0.1; returns its address."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        if certificate:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(certificate)
-            server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-        thread = Thread(target=server.serve_forever, args=[0.05])
-        thread.start()
-        try:
-            yield f"{'https' if certificate else 'http'}://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Handler, pem=certificate) as server:
+        yield f"{'https' if certificate else 'http'}://127.0.0.1:{server.server_port}"
 
 
 @pytest.fixture
@@ -60,21 +49,9 @@ def closed_port() -> Iterator[str]:
         yield f"127.0.0.1:{bound.getsockname()[1]}"
 
 
-def new_certificate(folder: Path, days: int) -> Path:
-    """A certificate for 127.0.0.1 that nobody trusts, with its key, as a company's proxy would show it."""
-    file, key, request = folder / "certificate.pem", folder / "key.pem", folder / "request.pem"
-    for command in (
-        f"req -newkey rsa:2048 -nodes -subj /CN=company -addext subjectAltName=IP:127.0.0.1 -out {request} -keyout {key}",
-        f"x509 -req -days {days} -in {request} -signkey {key} -copy_extensions copy -out {file}",
-    ):
-        subprocess.run(["openssl", *command.split()], check=True, capture_output=True)
-    file.write_text(file.read_text() + key.read_text())
-    return file
-
-
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    return new_certificate(tmp_path, days=2)
+    return new_certificate(tmp_path / "company.pem")
 
 
 def check(*wanted: str, **environment: str) -> list[str]:
@@ -129,7 +106,7 @@ def test_a_certificate_that_is_not_trusted_until_it_is(certificate: Path) -> Non
 
 
 def test_a_clock_that_is_wrong_is_not_taken_for_a_company(tmp_path: Path) -> None:
-    yesterday = new_certificate(tmp_path, days=-1)
+    yesterday = new_certificate(tmp_path / "yesterday.pem", days=-1)
     with serve(yesterday) as url:
         (line,) = check("pip", pip_index_url=url, SSL_CERT_FILE=str(yesterday))
     assert "is not valid today (certificate has expired), and here it is 20" in line

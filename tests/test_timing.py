@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from machine import run_ruby
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAYBOOK = """
@@ -91,14 +92,8 @@ def test_a_report_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
     assert f"The seconds were not written to {tmp_path}/file/timing.json: Not a directory." in warning
 
 
-# A machine of Vagrant's, whose communicator does as it is told.
-RUBY = """
-require "./vagrant/settings"
+REPORT = """
 require "./vagrant/timing"
-Machine = Struct.new(:ui, :state, :communicate)
-ui = Object.new
-%w[info warn].each { |level| ui.define_singleton_method(level) { |text| puts "#{level}: #{text}" } }
-guest = Object.new
 guest.define_singleton_method(:execute) { |command, **_, &output| BEHAVIOUR }
 Timing.start
 Timing.define_singleton_method(:now) { Process.clock_gettime(Process::CLOCK_MONOTONIC) + 480.7 }
@@ -108,7 +103,7 @@ Timing.send(:remove_const, :ANSIBLE)
 Timing::ANSIBLE = "./ansible.json"
 Timing.send(:remove_const, :PLAYBOOK)
 Timing::PLAYBOOK = "./playbook.json"
-Timing.report(Machine.new(ui, Struct.new(:id).new(:running), guest))
+Timing.report(machine)
 """
 HERE = "output.call(:stdout, %x[#{command}])"
 
@@ -116,14 +111,7 @@ HERE = "output.call(:stdout, %x[#{command}])"
 def report(project: Path, behaviour: str = HERE) -> str:
     """What is said after 481 seconds, in which the files in `project` were written if they are not older."""
     shutil.copytree(ROOT / "vagrant", project / "vagrant")
-    return subprocess.run(
-        ["ruby", "-e", RUBY.replace("BEHAVIOUR", behaviour)],
-        check=True,
-        cwd=project,
-        text=True,
-        stdout=subprocess.PIPE,
-        timeout=30,
-    ).stdout
+    return run_ruby(REPORT.replace("BEHAVIOUR", behaviour), project)
 
 
 @pytest.fixture

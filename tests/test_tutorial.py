@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 from shutil import copy, copytree, rmtree
 
+import doctor
 import pytest
-from tutorial import Reader, Step, follow, get, run, server, steps, write
+from machine import ask
+from tutorial import Reader, Step, follow, run, server, steps, write
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
 TUTORIAL = ROOT / "docs/add-a-service.md"
-READ_SETTINGS = "begin; puts Settings.load.to_json; rescue Settings::Error => e; abort e.message; end"
 
 
 @pytest.fixture
@@ -25,16 +26,15 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_service_greets_the_users_of_the_real_backend(project: Path) -> None:
+def test_the_service_greets_the_users_of_the_real_backend(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = [step for step in steps(TUTORIAL) if step.language not in ("sh", "text")]
     *whole, change, removal = files
     promises = [step.content for step in steps(TUTORIAL) if step.language == "text"]
     for step in whole:
         write(step, project)
 
-    read = ["ruby", "-W", "-rjson", "-r./vagrant/settings", "-e", READ_SETTINGS]
-    result = subprocess.run(read, check=True, cwd=project, capture_output=True, text=True)
-    services = json.loads(result.stdout)["services"]
+    monkeypatch.setattr(doctor, "ROOT", project)
+    services = doctor.read_settings()["services"]
     assert list(services) == ["backend", "frontend", "greeter"]
     service = services["greeter"]
     assert service["environment"]["BACKEND_URL"] == f"http://backend:{services['backend']['port']}"
@@ -47,17 +47,17 @@ def test_the_service_greets_the_users_of_the_real_backend(project: Path) -> None
     database = f"sqlite:///{project}/users.db"
     python_path = str(ROOT / "apps/backend/src")
     with server([sys.executable, "-m", "users_backend"], DATABASE_URL=database, PYTHONPATH=python_path) as backend:
-        assert get(f"{backend}/users", '{"id": 1, "name": "Ana"}')[0] == 201
+        assert ask(f"{backend}/users", '{"id": 1, "name": "Ana"}')[0] == 201
         with server(command, BACKEND_URL=backend) as greeter:
-            assert get(f"{greeter}/") == (200, promises[0])
+            assert ask(f"{greeter}/") == (200, promises[0])
             port = greeter.rpartition(":")[2]
             subprocess.run(health, check=True, env=os.environ | {"PORT": port, "NO_PROXY": "*", "no_proxy": "*"})
         write(change, project)
         with server(command, BACKEND_URL=backend) as greeter:
-            assert get(f"{greeter}{service['health_path']}")[0] == 200
-            assert get(f"{greeter}/") == (200, promises[1])
+            assert ask(f"{greeter}{service['health_path']}")[0] == 200
+            assert ask(f"{greeter}/") == (200, promises[1])
     with server(command, BACKEND_URL=backend) as greeter:  # which has ended
-        status, text = get(f"{greeter}/")
+        status, text = ask(f"{greeter}/")
         assert status == 502
         assert "The backend does not answer" in text
 
@@ -76,21 +76,21 @@ def test_the_commands_ask_for_what_the_settings_say() -> None:
 def test_the_first_change_goes_from_the_database_to_the_form_and_back(tmp_path: Path) -> None:
     reader = Reader(tmp_path)
     with reader.apps() as (backend, _):
-        assert get(f"{backend}/users", '{"id": 1, "name": "before"}')[0] == 201
+        assert ask(f"{backend}/users", '{"id": 1, "name": "before"}')[0] == 201
     output = follow(ROOT / "docs/first-change.md", tmp_path, reader.environment, reader.execute)
     assert "4 passed" in output  # two tests, each on both databases
     with reader.apps() as (backend, _):
-        assert json.loads(get(f"{backend}/users")[1])[0] == {"id": 1, "name": "before"}
+        assert json.loads(ask(f"{backend}/users")[1])[0] == {"id": 1, "name": "before"}
 
     # Back, as its end says.
     rmtree(tmp_path / "apps")
     copytree(ROOT / "apps", tmp_path / "apps")
     with reader.apps() as (backend, _):
-        assert get(f"{backend}/users")[0] == 503
+        assert ask(f"{backend}/users")[0] == 503
         (tmp_path / "users.db").rename(tmp_path / "users-with-city.db")
         [copied] = (tmp_path / "backups").glob("users-*-1.db.gz")
         run(f"{sys.executable} -m users_backend.admin restore {copied.name}", tmp_path, reader.environment)
-        assert get(f"{backend}/users") == (200, '[{"id":1,"name":"before"}]')
+        assert ask(f"{backend}/users") == (200, '[{"id":1,"name":"before"}]')
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from machine import free_port, run_with_vagrant, write_program
+from machine import free_port, run_ruby, run_with_vagrant, write_program
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
@@ -288,17 +288,12 @@ def test_destroy_without_a_copy_goes_on_only_where_nothing_is_lost(
     assert ('"unregistervm"' in (project.parent / "bin/calls").read_text()) == destroyed
 
 
-# A machine of Vagrant's that runs, whose disk has the only database; what it says of a copy, and how that ends.
+# The machine's disk has the only database; what it says of a copy, and how that ends.
 COPY = """
-require "./vagrant/settings"
 require "./vagrant/copies"
 folder, said, status = ARGV
-ui = Object.new
-%i[info success warn].each { |level| ui.define_singleton_method(level) { |text| puts "#{level}: #{text}" } }
-guest = Object.new
 guest.define_singleton_method(:ready?) { true }
 guest.define_singleton_method(:sudo) { |*_, **_, &output| output.call(:stdout, said + "\n"); status.to_i }
-machine = Struct.new(:ui, :state, :communicate).new(ui, Struct.new(:id).new(:running), guest)
 volumes = [{ "source" => "/var/lib/users", "target" => "/data" }]
 begin
   Copies.make(machine, { "data_dir" => folder, "services" => { "backend" => { "volumes" => volumes } } })
@@ -310,7 +305,7 @@ end
 
 def test_the_only_database_goes_with_its_vm_once_a_copy_is_here(tmp_path: Path) -> None:
     def copy(*said_and_status: str) -> str:
-        return subprocess.check_output(["ruby", "-e", COPY, tmp_path, *said_and_status], cwd=ROOT, text=True)
+        return run_ruby(COPY, ROOT, tmp_path, *said_and_status)
 
     refused = REFUSED.removesuffix("the")
     assert f"{refused}The disk is full.)" in copy("The disk is full.", "1")

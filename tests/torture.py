@@ -16,9 +16,7 @@ import statistics
 import subprocess
 import threading
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,37 +25,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import up
-from machine import free_port
+from machine import ask, free_port, users
 
 CLIENTS = 32
-BACKEND, FRONTEND = 18080, 18000  # tests/vm/settings.yml
-BROWSER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+BACKEND, FRONTEND = "http://127.0.0.1:18080", "http://127.0.0.1:18000"  # tests/vm/settings.yml
 FRONTEND_TIMEOUT = 5  # seconds, its BACKEND_TIMEOUT
 
 REFUSED = (503, 507)  # their sentence ends with: Nothing was saved.
 NO_ANSWER = 0
 UNKNOWN = (NO_ANSWER, 504)  # it may have been saved, or not
-
-
-def ask(port: int, path: str, form: dict[str, str] | None = None) -> tuple[int, str]:
-    """Status and text of an answer, of errors too. Raise OSError or HTTPException without one."""
-    data = urllib.parse.urlencode(form).encode() if form else None
-    try:
-        with BROWSER.open(f"http://127.0.0.1:{port}{path}", data, timeout=30) as response:
-            return response.status, response.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
-
-
-def users() -> dict[int, str]:
-    """All users, as the API shows them."""
-    rows: dict[int, str] = {}
-    while True:
-        status, text = ask(BACKEND, f"/users?limit=1000&after={max(rows, default=0)}")
-        assert status == 200, text
-        if text == "[]":
-            return rows
-        rows |= {user["id"]: user["name"] for user in json.loads(text)}
 
 
 def wait_until(what: str, is_true: Callable[[], bool], seconds: float = 60) -> None:
@@ -70,7 +46,7 @@ def wait_until(what: str, is_true: Callable[[], bool], seconds: float = 60) -> N
 def healthy() -> bool:
     """Whether a person could go on working."""
     try:
-        return ask(BACKEND, "/readyz")[0] == 200 and ask(FRONTEND, "/healthz")[1].count('"ok"') == 2
+        return ask(f"{BACKEND}/readyz")[0] == 200 and ask(f"{FRONTEND}/healthz")[1].count('"ok"') == 2
     except (OSError, http.client.HTTPException):
         return False
 
@@ -103,7 +79,7 @@ class Client:
         self._ids = itertools.count(number << 32)
         self._settled: list[int] = []  # users that can be changed
         self._new: tuple[int, str] | None = None  # a user that is to be created
-        self._connection = http.client.HTTPConnection("127.0.0.1", BACKEND, timeout=10)
+        self._connection = http.client.HTTPConnection(BACKEND.removeprefix("http://"), timeout=10)
 
     def write_until(self, end: threading.Event) -> None:
         while not end.is_set():
@@ -219,7 +195,7 @@ class Stack:
 
     def begin(self) -> None:
         """Clients for a database that may have users already, which nobody changes."""
-        self.others = users()
+        self.others = users(BACKEND)
         self.form: dict[int, tuple[str | None, ...]] = {}  # sent to the frontend
         self.clients = [Client(next(self._numbers)) for _ in range(CLIENTS)]
 
@@ -275,7 +251,7 @@ class Stack:
 
     def count_lost(self, name: str) -> int:
         """The changes that were acknowledged and are not there; the file must be whole and agree with the API."""
-        rows = users()
+        rows = users(BACKEND)
         with closing(sqlite3.connect(f"file:{self.file_to_read()}?mode=ro", uri=True)) as connection:
             [[damage]] = connection.execute("PRAGMA integrity_check(1)")
             if damage != "ok" or dict(connection.execute("SELECT id, name FROM users")) != rows:
@@ -364,7 +340,7 @@ def stop_process(stack: Stack) -> float:
     stopped = time.monotonic()
     user_id, name = random.randrange(2, 1 << 32), "Sent while the backend slept"
     stack.form[user_id] = (None, name)
-    status, page = ask(FRONTEND, "/", {"id": str(user_id), "name": name})
+    status, page = ask(f"{FRONTEND}/", urllib.parse.urlencode({"id": user_id, "name": name}))
     took = time.monotonic() - stopped
     assert status == 504 and "did not answer within" in page, f"{status}: {page}"
     assert took < 2 * FRONTEND_TIMEOUT, f"the frontend took {took:.1f} s"  # it also asks for the list
@@ -530,7 +506,7 @@ def damage_page(stack: Stack) -> None:
     with stack.writing():
         time.sleep(2)
     acknowledged = stack.acknowledged() - acknowledged
-    before = users()
+    before = users(BACKEND)
     copy = re.findall(COPY, stack.run("make", "backup"))[0]
 
     with closing(sqlite3.connect(f"file:{stack.database}?mode=ro", uri=True)) as connection:
@@ -553,14 +529,14 @@ def damage_page(stack: Stack) -> None:
     kept = re.findall(r"The damaged file is /data/(\S+);", stack.run("make", "restore", "COPY=newest"))[0]
     seconds = seconds_until_healthy(start)
     assert hashlib.sha256((stack.data / kept).read_bytes()).hexdigest() == damaged
-    stack.note(name, acknowledged, len(before.items() - users().items()), seconds)
+    stack.note(name, acknowledged, len(before.items() - users(BACKEND).items()), seconds)
     stack.begin()
 
 
 def reason_not_ready() -> str:
     """What /readyz says with status 503."""
     try:
-        status, text = ask(BACKEND, "/readyz")
+        status, text = ask(f"{BACKEND}/readyz")
     except (OSError, http.client.HTTPException):
         return ""
     return text if status == 503 else ""

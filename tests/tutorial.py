@@ -11,8 +11,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -20,7 +18,7 @@ from shutil import copy, copytree
 from typing import Any, NamedTuple
 
 import yaml
-from machine import free_port
+from machine import ask, free_port
 
 BLOCK = re.compile(
     r"(?:^(?P<paragraph>(?:(?!```).+\n)+)\n)?^```(?P<language>\w+)\n(?P<content>(?:.*\n)*?)```$", re.MULTILINE
@@ -119,16 +117,6 @@ def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 # --- Without a VM --------------------------------------------------------------------
 
 
-def get(url: str, body: str | None = None) -> tuple[int, str]:
-    """Status and text, of errors too."""
-    try:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(url, body and body.encode(), timeout=10) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
-
-
 @contextmanager
 def server(command: list[str], **environment: str) -> Iterator[str]:
     """A service on a free port; it must end well when it is asked to."""
@@ -140,7 +128,7 @@ def server(command: list[str], **environment: str) -> Iterator[str]:
         try:
             for _ in range(300):
                 try:
-                    assert get(f"{url}/healthz")[0] == 200
+                    assert ask(f"{url}/healthz")[0] == 200
                     break
                 except OSError:
                     assert process.poll() is None

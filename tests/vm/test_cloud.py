@@ -9,19 +9,17 @@ import re
 import shutil
 import subprocess
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import up
-from machine import EMULATION, free_port
+from machine import BROWSER, EMULATION, free_port, of_this_computer
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / ".cache/test-cloud"
 FRONTEND, BACKEND = 28000, 28080
-BROWSER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 pytestmark = pytest.mark.timeout(2400)  # seconds; software emulation is slow
 
@@ -90,17 +88,15 @@ def machine() -> Iterator[None]:
     subprocess.run(["tar", "--extract", "--file", ROOT / box, "box.img"], check=True, cwd=WORK)
     (WORK / "box.img").rename(WORK / "disk.qcow2")
 
-    base = up.build("build-base-image", "python-base", ".tar.gz")
-    network = up.company_network()
+    here = of_this_computer()
     repository = WORK / "project.git"
     git("init", "--quiet", "--bare", repository)
     served = ["--git-dir", repository, "--work-tree", ROOT, "-c", "user.name=test", "-c", "user.email=test@example.com"]
     git(*served, "add", "--all")
-    git(*served, "add", "--force", base, *filter(None, [network["ca_certificate"]]))
+    git(*served, "add", "--force", here["image"]["base_archive"], *filter(None, [here["network"]["ca_certificate"]]))
     git(*served, "commit", "--quiet", "--message", "test")
 
-    settings = {"host_ip": "0.0.0.0", "open_to_the_network_without_password": True}
-    settings |= {"image": {"base": "users-base:test", "base_archive": base}, "network": network}
+    settings = {"host_ip": "0.0.0.0", "open_to_the_network_without_password": True} | here
     user_data = (ROOT / "cloud/user-data.yml").read_text()
     with git_server() as server:
         for old, new in (

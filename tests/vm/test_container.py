@@ -11,7 +11,6 @@ import shlex
 import sqlite3
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -20,10 +19,9 @@ from typing import Any
 import pytest
 import up
 from container import ADDRESS, PREFIX, Container, fresh
-from machine import cut_off
+from machine import BROWSER, cut_off
 
 ROOT = Path(__file__).resolve().parents[2]
-BROWSER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 # A service beside the two, whose image is its Dockerfile alone.
 PROBE: dict[str, object] = {"source": "apps/probe", "port": 9000, "host_port": 9000, "health_path": "/"}

@@ -25,16 +25,11 @@ from typing import Any
 import pytest
 import up
 import yaml
-from machine import Machine, insecure_key, network
+from machine import BROWSER, Machine, insecure_key, network, of_this_computer, run_here, users
 from test_commands import commands
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / ".cache/test-swarm"
-ENVIRONMENT = os.environ | {
-    "PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}",
-    "SETTINGS_LOCAL": str((WORK / "settings.yml").relative_to(ROOT)),
-}
-BROWSER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 DOCKER = "docker.io,docker-cli,docker-buildx,iptables"
 # docs/swarm.md says that Swarm notices a lost machine after some 20 seconds. From then on, no request may fail.
 LOST_SECONDS = 30
@@ -87,17 +82,6 @@ class Node:
         return self.ssh.says(f"sudo docker {command}")
 
 
-def run(*command: str | Path, fails: bool = False) -> str:
-    """Run a command here and return what it prints; the test shows it."""
-    print(f"\n$ {' '.join(map(str, command))}", flush=True)
-    result = subprocess.run(
-        command, check=False, cwd=ROOT, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    print(result.stdout, flush=True)
-    assert (result.returncode != 0) is fails, result.stdout[-3000:]
-    return result.stdout
-
-
 def playbook(*, tags: str = "all", fails: bool = False, **settings: Any) -> str:
     """Run the playbook with the guide's settings and these besides."""
     [guide] = re.findall(r"```yaml\n(services:.*?)```", (ROOT / "docs/swarm.md").read_text(), re.DOTALL)
@@ -105,10 +89,10 @@ def playbook(*, tags: str = "all", fails: bool = False, **settings: Any) -> str:
     for name, changed in settings.pop("services", {}).items():
         service = merged["services"].setdefault(name, {})
         service |= changed | {"environment": service.get("environment", {}) | changed.get("environment", {})}
-    base = up.build("build-base-image", "python-base", ".tar.gz")
-    merged |= {"image": {"base": "users-base:test", "base_archive": base}, "network": up.company_network(), **settings}
-    (WORK / "settings.yml").write_text(yaml.dump(merged))
-    return run("ansible-playbook", "-i", WORK / "hosts.yml", "ansible/swarm.yml", "--tags", tags, fails=fails)
+    local = WORK / "settings.yml"
+    local.write_text(yaml.dump(merged | of_this_computer() | settings))
+    command = ("ansible-playbook", "-i", WORK / "hosts.yml", "ansible/swarm.yml", "--tags", tags)
+    return run_here(*command, settings=local, fails=fails)
 
 
 def write_inventory(managers: list[Node], workers: list[Node]) -> None:
@@ -221,20 +205,8 @@ def load(nodes: list[Node]) -> Iterator[Load]:
             thread.join()
     print(f"{clients.done} requests, {len(clients.failures)} failed", *clients.failures[:20], sep="\n")
     assert clients.done > 20
-    here = users(nodes[0])
+    here = users(f"http://{nodes[0].address}:8080")
     assert clients.saved.items() <= here.items()
-
-
-def users(node: Node) -> dict[int, str]:
-    """All users, as the API of a node shows them."""
-    rows: dict[int, str] = {}
-    while True:
-        url = f"http://{node.address}:8080/users?limit=1000&after={max(rows, default=0)}"
-        with BROWSER.open(url, timeout=30) as answer:
-            page = json.load(answer)
-        if not page:
-            return rows
-        rows |= {user["id"]: user["name"] for user in page}
 
 
 # How it is changed: what the machines themselves have stays as it is.

@@ -6,17 +6,17 @@ without anything that Vagrant expects. What only VirtualBox can show is in docs/
 """
 
 import json
-import os
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import up
 import yaml
-from machine import EMULATION, Machine, free_port, insecure_key
+from machine import EMULATION, Machine, free_port, insecure_key, of_this_computer, run_here
 from test_box import items, read_stream, ubuntu_server
 
 import box
@@ -24,10 +24,6 @@ import box
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / ".cache/test-virtualbox"
 SCREEN = ROOT / ".cache/test-virtualbox.ppm"
-ENVIRONMENT = os.environ | {
-    "PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}",
-    "SETTINGS_LOCAL": str((WORK / "settings.yml").relative_to(ROOT)),
-}
 # As vagrant 2.3 and 2.4 ask for the folder /data of our Vagrantfile (cap/mount_virtualbox_shared_folder.rb).
 MOUNT = "mount -t vboxsf -o dmode=755,fmode=644,uid=1000,gid=1000{} data /mnt"
 OF_UBUNTU = {  # what of box.ovf is another in Ubuntu's box
@@ -41,15 +37,7 @@ NOT_VIRTUALBOX = "vboxsf: make sure you are inside a VirtualBox VM"  # fs/vboxsf
 pytestmark = pytest.mark.timeout(4800)  # seconds; software emulation is slow
 
 
-def run(*command: str | Path) -> str:
-    """Run a command here and return what it prints; if it fails, the test shows it."""
-    print(f"\n$ {' '.join(map(str, command))}", flush=True)
-    result = subprocess.run(
-        command, check=False, cwd=ROOT, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    print(result.stdout, flush=True)
-    assert result.returncode == 0, result.stdout[-3000:]
-    return result.stdout
+run = partial(run_here, settings=WORK / "settings.yml")
 
 
 def image() -> Path:
@@ -199,9 +187,7 @@ def test_the_whole_playbook_passes(machine: Machine) -> None:
     machine.ssh("sudo reboot")
     machine.wait(first)
 
-    base = up.build("build-base-image", "python-base", ".tar.gz")
-    image = {"base": "users-base:test", "base_archive": base}
-    (WORK / "settings.yml").write_text(yaml.dump({"image": image, "network": up.company_network()}))
+    (WORK / "settings.yml").write_text(yaml.dump(of_this_computer()))
     (WORK / "hosts.yml").write_text(yaml.dump({"all": {"hosts": {"box": machine.way_in()}}}))
     playbook = ("ansible-playbook", "-i", WORK / "hosts.yml", "ansible/site.yml")
     assert "failed=0" in run(*playbook)

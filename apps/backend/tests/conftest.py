@@ -46,13 +46,7 @@ class Server:
                 [*UNPRIVILEGED, sys.executable, "-W", "error", "-m", "users_backend"],
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={
-                    **os.environ,
-                    "PYTHONPATH": str(SOURCE),
-                    "HOST": "127.0.0.1",
-                    "PORT": str(port),
-                    **self.settings,
-                },
+                env={**os.environ, "PYTHONPATH": str(SOURCE), "HOST": "127.0.0.1", "PORT": str(port), **self.settings},
             )
             self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10, trust_env=False)
             self._wait()

@@ -83,12 +83,7 @@ class StandInHandler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         call = f"{self.command} {self.path.partition('?')[0]}"
         self.stand_in.calls.append(
-            {
-                "call": call,
-                "path": self.path,
-                "headers": dict(self.headers),
-                "body": json.loads(body) if body else None,
-            }
+            {"call": call, "path": self.path, "headers": dict(self.headers), "body": json.loads(body) if body else None}
         )
         try:
             self.stand_in.answers[call](self)
@@ -149,12 +144,6 @@ def lonely_client(app: Any) -> FlaskClient:
     """A client of the app when nothing listens where the backend should be."""
     client: FlaskClient = app(BACKEND_URL=f"http://127.0.0.1:{find_port()}").test_client()
     return client
-
-
-@pytest.fixture(scope="session")
-def free_port() -> Callable[[], int]:
-    """A function that finds a free port: test modules cannot import this file."""
-    return find_port
 
 
 def find_port() -> int:

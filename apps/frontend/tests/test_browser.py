@@ -54,17 +54,16 @@ class Product:
 
 
 @pytest.fixture(scope="module")
-def product(run: Any, free_port: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+def product(run: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     """The two real apps."""
     with ExitStack() as stack:
-        port = str(free_port())
         folder = tmp_path_factory.mktemp("data")
-        settings = {"BACKEND_URL": f"http://127.0.0.1:{port}", "ALLOWED_HOSTS": "localhost,users.test"}
         # Nobody reads the logs while the tests run: they must not fill their pipes.
-        frontend = stack.enter_context(run("users_frontend", LOG_LEVEL="ERROR", **settings))
-        database = {"DATABASE_URL": f"sqlite:///{folder}/users.db", "PORT": port, "LOG_LEVEL": "error"}
-        product = Product(frontend.url, stack, run, database)
+        product = Product("", stack, run, {"DATABASE_URL": f"sqlite:///{folder}/users.db", "LOG_LEVEL": "error"})
         product.start_backend()
+        product.backend_environment["PORT"] = product.backend.url.rpartition(":")[2]  # also when it starts again
+        settings = {"BACKEND_URL": product.backend.url, "ALLOWED_HOSTS": "localhost,users.test", "LOG_LEVEL": "ERROR"}
+        product.url = stack.enter_context(run("users_frontend", **settings)).url
         yield product
 
 

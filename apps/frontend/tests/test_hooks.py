@@ -64,11 +64,7 @@ def test_only_our_own_page_and_no_browser_at_all_may_post(
     client: Any, stand_in: Any, headers: dict[str, str], welcome: bool
 ) -> None:
     stand_in.say("POST /users", 201, {"id": 1, "name": "Ana"})
-    answer = client.post(
-        "/",
-        data={"id": "1", "name": "Ana"},
-        headers={"Host": "localhost:8000", **headers},
-    )
+    answer = client.post("/", data={"id": "1", "name": "Ana"}, headers={"Host": "localhost:8000", **headers})
     assert answer.status_code == (303 if welcome else 403)
     assert len(stand_in.calls) == (1 if welcome else 0)
     if not welcome:

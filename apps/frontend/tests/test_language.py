@@ -107,10 +107,7 @@ def said_by_backend() -> Iterator[str]:
                         func=ast.Name(id="StoreError" | "DiskFull" | "Damaged" | "InUse" | "Unknown"),
                         args=[ast.JoinedStr(values=parts)],
                     )
-                    | ast.Call(
-                        func=ast.Name(id="Problem"),
-                        args=[ast.Constant(value=421), ast.JoinedStr(values=parts)],
-                    )
+                    | ast.Call(func=ast.Name(id="Problem"), args=[ast.Constant(value=421), ast.JoinedStr(values=parts)])
                 ):
                     yield "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in parts)
 

@@ -18,12 +18,7 @@ def post(client: Any, user_id: str = "1", name: str = "Ana") -> Any:
 
 
 def problem(status: int, detail: str, **more: object) -> dict[str, object]:
-    return {
-        "type": "about:blank",
-        "title": "T",
-        "status": status,
-        "detail": detail,
-    } | more
+    return {"type": "about:blank", "title": "T", "status": status, "detail": detail} | more
 
 
 # The form

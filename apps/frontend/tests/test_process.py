@@ -109,9 +109,7 @@ def test_a_form_that_was_cut_off_changes_nothing(frontend: Any, stand_in: Any) -
 def test_it_finishes_the_request_it_is_in_when_told_to_end(frontend: Any, stand_in: Any) -> None:
     stand_in.say("POST /users", 201, {"id": 1, "name": "Ana"}, pause=0.5)
     curl = subprocess.Popen(
-        ["curl", "-s", "-F", "id=1", "-F", "name=Ana", f"{frontend.url}/"],
-        stdout=subprocess.PIPE,
-        text=True,
+        ["curl", "-s", "-F", "id=1", "-F", "name=Ana", f"{frontend.url}/"], stdout=subprocess.PIPE, text=True
     )
     while not any(each["call"] == "POST /users" for each in stand_in.calls):
         assert curl.poll() is None
@@ -141,9 +139,7 @@ def test_sixteen_visitors_of_a_slow_backend_wait_together(frontend: Any, stand_i
 
 
 @pytest.mark.parametrize("silent", [True, False], ids=["it never answers", "nobody listens"])
-def test_a_crowd_on_a_stopped_backend_makes_nobody_wait_longer_than_its_timeout(
-    run: Any, free_port: Any, silent: bool
-) -> None:
+def test_a_crowd_on_a_stopped_backend_makes_nobody_wait_longer_than_its_timeout(run: Any, silent: bool) -> None:
     def visit(timeout: float) -> None:
         connection = http.client.HTTPConnection(frontend.url.removeprefix("http://"), timeout=timeout)
         try:
@@ -158,7 +154,7 @@ def test_a_crowd_on_a_stopped_backend_makes_nobody_wait_longer_than_its_timeout(
         while time.monotonic() < end:
             visit(timeout=0.3)
 
-    with socket.create_server(("127.0.0.1", free_port()), backlog=256) as backend:
+    with socket.create_server(("127.0.0.1", 0), backlog=256) as backend:
         address = f"http://127.0.0.1:{backend.getsockname()[1]}"
         if not silent:
             backend.close()
