@@ -2,6 +2,7 @@
 
 import os
 import socket
+import socketserver
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -74,6 +75,12 @@ def test_a_host_that_wants_a_login_or_has_no_such_page_is_there(server: str, sta
     assert check("pip", pip_index_url=f"{server}/{status}") == []
 
 
+def test_so_is_one_that_has_no_such_page_behind_a_proxy(server: str, forward_proxy: Callable[[str], Any]) -> None:
+    proxy = forward_proxy("127.0.0.1")
+    assert check("pip", pip_index_url=f"{server}/404", http_proxy=proxy.url) == []
+    assert proxy.reached() == {"127.0.0.1"}
+
+
 def test_a_host_that_answers_with_an_error_is_named_with_it(server: str) -> None:
     (line,) = check("pip", pip_index_url=f"{server}/503")
     assert line.startswith("127.0.0.1 (Python's packages) does not answer. It answers 503.")
@@ -95,6 +102,15 @@ def test_something_that_does_not_speak_http(certificate: Path) -> None:
     with serve(certificate) as url:
         (line,) = check("pip", pip_index_url=url.replace("https", "http"))
     assert "There is no connection to it" in line
+
+    class SSH(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.sendall(b"SSH-2.0-OpenSSH_10.0\r\n")
+            self.request.recv(1000)
+
+    with serving(SSH) as server:
+        (line,) = check("pip", pip_index_url=f"http://127.0.0.1:{server.server_port}")
+    assert "It does not speak HTTP, or its address is not valid. Check its address in the settings." in line
 
 
 def test_a_certificate_that_is_not_trusted_until_it_is(certificate: Path) -> None:
@@ -180,12 +196,16 @@ def test_the_package_mirrors_are_those_that_apt_asks(tmp_path: Path) -> None:
         "deb http://first.invalid/debian-security trixie-security main\n"
         f"deb mirror+file:{mirrors} trixie main\n"
     )
-    lines = check("apt", APT_CONFIG=str(tmp_path / "apt.conf"))
+    config = {"APT_CONFIG": str(tmp_path / "apt.conf")}
+    lines = check("apt", **config)
     hosts = [line.partition(" does not answer.")[0] for line in lines]
     assert sorted(hosts) == [
         "first.invalid (the distribution's packages)",
         "second.invalid (the distribution's packages)",
     ]
+
+    (tmp_path / "cached").write_text("apt\n")
+    assert check("apt", images="users-backend", cached=str(tmp_path / "cached"), **config) == []
 
 
 def test_the_registry_is_the_one_in_the_name_of_the_image_or_the_mirror(server: str) -> None:
