@@ -77,11 +77,19 @@ def test_the_files_of_dockerd_are_written_when_one_is_missing_differs_or_is_left
     assert not re.search("[0-9a-f]{64}", state)
 
 
-def test_pip_asks_the_package_index_that_is_set(render: Any) -> None:
-    config = configparser.ConfigParser()
-    index = "https://index.example/simple"
+@pytest.mark.parametrize(
+    ("index", "trusted"),
+    [
+        ("https://index.example/simple", {}),
+        ("http://ana:p%40s@index.example:3141/simple", {"trusted-host": "index.example"}),
+    ],
+)
+def test_pip_asks_the_package_index_that_is_set_also_without_tls(
+    render: Any, index: str, trusted: dict[str, str]
+) -> None:
+    config = configparser.RawConfigParser()
     config.read_string(written_file(render, "service", "/etc/users/pip.conf", service_pip_index_url=index))
-    assert dict(config["global"]) == {"index-url": "https://index.example/simple"}
+    assert dict(config["global"]) == {"index-url": index} | trusted
 
 
 def test_without_an_index_pip_gets_no_option(render: Any) -> None:
@@ -452,6 +460,18 @@ def test_an_image_that_cannot_be_built_is_named_with_its_source_and_the_reason(r
         "The image of two could not be built from 2; what ran before still runs.\n"
         "The end of what docker build said:\nno such line\n"
     )
+
+
+def test_a_base_image_that_cannot_be_fetched_is_named_and_nothing_is_built(render: Any, tmp_path: Path) -> None:
+    behaviour = f'echo "$1" >> {tmp_path}/calls; [ "$1" = build ] || {{ echo "no such host"; exit 1; }}'
+    result = build(render, tmp_path, behaviour, [])
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert re.fullmatch(
+        "The base image b:1 could not be fetched; what ran before still runs.\n.*What docker pull said:\nno such host\n",
+        result.stderr,
+    )
+    assert "build" not in (tmp_path / "calls").read_text()
 
 
 def two_services(folder: Path, *state: str) -> dict[str, object]:

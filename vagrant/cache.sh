@@ -74,7 +74,7 @@ keep() {
         store "$packages" "$files" tar --create $(cut -d ' ' -f 1 <<< "$files")
     fi
 
-    docker image inspect "$base" > /dev/null 2>&1 && names+=" $base"    # BuildKit keeps one from a registry to itself
+    docker image inspect "$base" > /dev/null 2>&1 && names+=" $base"
     for image in $names; do
         ids+="$image $(docker image inspect --format '{{.Id}}' "$image")"$'\n'
     done
