@@ -9,6 +9,8 @@ import json
 import re
 import shlex
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from typing import Any
 
 import pytest
 import up
+import yaml
 from container import ADDRESS, PREFIX, Container, fresh
 from machine import BROWSER, cut_off
 
@@ -251,6 +254,58 @@ def test_docker_compose_has_the_same_urls_data_and_rights_as_the_units(machine: 
         machine.says(f"{command} down --rmi local; sudo systemctl start users-backend users-frontend")
     wait_until_they_answer(*services)
     assert '"Ana"' in machine.says("curl -fsS 127.0.0.1:8080/users/7")
+
+
+# A real registry with the base image, under the name that Docker gives the settings' one, and a real package index.
+MIRRORS = """
+sh /vagrant/roles/machine/files/install-packages docker-registry
+sed -i '/^auth:/,/htpasswd$/d' /etc/docker/registry/config.yml
+systemctl restart docker-registry
+docker tag users-base:test 127.0.0.1:5000/library/{base}
+timeout 60 sh -c 'until docker push 127.0.0.1:5000/library/{base}; do sleep 1; done'
+docker rmi 127.0.0.1:5000/library/{base}
+docker builder prune --all --force
+systemd-run --unit index python3 -u -m http.server --directory /vagrant/.cache/index 3141
+"""
+
+
+def test_the_base_and_python_packages_come_from_the_mirrors_of_the_settings(machine: Container) -> None:
+    index = machine.project / ".cache/index"
+    for service in ("backend", "frontend"):
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", index, "--no-deps", "--require-hashes"]
+        command += ["--python-version=3.13", "--only-binary=:all:", "--requirement", f"apps/{service}/requirements.txt"]
+        subprocess.run(command, check=True, cwd=ROOT)
+    for wheel in index.glob("*.whl"):  # of a simple index, PEP 503
+        project = index / re.sub("[-_.]+", "-", wheel.name.partition("-")[0]).lower()
+        project.mkdir(exist_ok=True)
+        wheel.rename(project / wheel.name)
+    base = yaml.safe_load((ROOT / "settings.yml").read_text())["image"]["base"]
+    machine.says(f"sudo sh -ec {shlex.quote(MIRRORS.format(base=base))}")
+
+    mirrors = {"registry_mirror": "http://127.0.0.1:5000", "pip_index_url": f"http://{ADDRESS}:3141/"}
+    network = up.company_network()
+    machine.settings(
+        live_reload=False,
+        image={},
+        network=network | mirrors | {"no_proxy": f"{network['no_proxy']},{ADDRESS}".strip(",")},
+    )
+    machine.playbook()
+    wait_until_they_answer("backend", "frontend")
+    asked = machine.says("sudo journalctl --output cat --unit docker-registry --unit index")
+    assert re.search(f'"(HEAD|GET) /v2/library/{base.replace(":", "/manifests/")}', asked)
+    assert {"pydantic", "flask"} <= set(re.findall(r'"GET /(\w+)/\S+\.whl', asked))
+
+    # From now on, a change of an app needs neither.
+    machine.says("sudo systemctl disable --now docker-registry index")
+    with open(machine.project / "apps/backend/src/users_backend/__init__.py", "a") as source:
+        source.write("# changed\n")
+    before = containers(machine)
+    machine.playbook()
+    assert containers(machine)["backend"][1] != before["backend"][1]
+
+    list_services(machine)
+    machine.playbook()
+    assert "127.0.0.1:5000" not in machine.says("sudo docker info")
 
 
 def test_a_changed_app_alone_starts_again_and_is_away_once_at_most(machine: Container) -> None:
