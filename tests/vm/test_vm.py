@@ -13,6 +13,7 @@ import shlex
 import shutil
 import sqlite3
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -369,7 +370,7 @@ def test_all_users_move_into_postgresql_in_one_more_container() -> None:
 
 
 @pytest.mark.usefixtures("running_stack")
-def test_https_in_the_vm_is_trusted_after_the_commands_of_the_guide_and_outlives_a_restart(tmp_path: Path) -> None:
+def test_https_is_trusted_after_the_commands_of_the_guide_and_outlives_a_stop_and_a_pause(tmp_path: Path) -> None:
     services = yaml.safe_load((ROOT / ENVIRONMENT["SETTINGS_LOCAL"]).read_text())["services"]
     services["frontend"]["https_host_port"], services["backend"]["https_host_port"] = 18443, 18444
     local = settings_with(services=services, https={"domain": "localhost"})
@@ -382,10 +383,15 @@ def test_https_in_the_vm_is_trusted_after_the_commands_of_the_guide_and_outlives
             page.goto("https://localhost:18443/")
         [trust] = re.findall(r"`(certutil -d sql:.* https-root\.crt)`", (ROOT / "docs/https.md").read_text())
         run("sh", "-c", trust, **home)
-        run("vagrant", "reload", **local)
+        run("make", "down", **local)
+        run("make", "up", **local)
         with browser(**home) as page:
             page.goto("https://localhost:18443/")
             fill(page, 6, "Gil")
+        machine = run("virsh", "list", "--name").strip()
+        run("virsh", "suspend", machine)  # as with a laptop that is shut
+        time.sleep(60)
+        run("virsh", "resume", machine)
         url = "https://localhost:18444/users/6"
         assert "Gil" in run("curl", "-fsS", "--noproxy", "*", "--cacert", "https-root.crt", url)
         run("curl", "-fsS", "--noproxy", "*", "--cacert", "https-root.crt", "-X", "DELETE", url)
