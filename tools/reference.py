@@ -118,7 +118,7 @@ From [`compose.yaml`](../compose.yaml). They may also stand in a file `.env`.
 
 ### `make local`
 
-From [`tools/local.py`](../tools/local.py).
+Read by [`tools/local.py`](../tools/local.py).
 
 {table("variable | default | what it is", LOCAL_VARIABLES)}
 
