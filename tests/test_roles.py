@@ -433,7 +433,7 @@ def test_only_images_that_are_missing_are_built(render: Any, tmp_path: Path) -> 
     assert result.stderr == ""
     [call] = [line for line in (tmp_path / "calls").read_text().splitlines() if " build " in line]
     assert re.fullmatch(
-        rf"{tmp_path}/first app build --tag users-one:[0-9a-f]{{12}} --build-arg BASE_IMAGE=b:1"
+        rf"{tmp_path}/first app build --tag users-one:[0-9a-f]{{12}} --label packages=[0-9a-f]{{64}} --build-arg BASE_IMAGE=b:1"
         r" --secret id=pip.conf,src=/etc/users/pip.conf \.",
         call,
     )
@@ -454,7 +454,7 @@ def test_images_are_built_at_the_same_time(render: Any, tmp_path: Path) -> None:
 
 
 def test_an_image_that_cannot_be_built_is_named_with_its_source_and_the_reason(render: Any, tmp_path: Path) -> None:
-    result = build(render, tmp_path, 'case $PWD in */2) echo "no such line"; exit 1;; esac', [])
+    result = build(render, tmp_path, 'case $PWD-$1 in */2-build) echo "no such line"; exit 1;; esac', [])
     assert result.returncode == 1
     assert result.stderr == (
         "The image of two could not be built from 2; what ran before still runs.\n"

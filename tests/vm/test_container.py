@@ -295,8 +295,8 @@ def test_the_base_and_python_packages_come_from_the_mirrors_of_the_settings(mach
     assert re.search(f'"(HEAD|GET) /v2/library/{base.replace(":", "/manifests/")}', asked)
     assert {"pydantic", "flask"} <= set(re.findall(r'"GET /(\w+)/\S+\.whl', asked))
 
-    # From now on, a change of an app needs neither.
-    machine.says("sudo systemctl disable --now docker-registry index")
+    # From now on, a change of an app needs neither, and no layer that Docker would remember.
+    machine.says("sudo systemctl disable --now docker-registry index; sudo docker builder prune --all --force")
     with open(machine.project / "apps/backend/src/users_backend/__init__.py", "a") as source:
         source.write("# changed\n")
     before = containers(machine)
