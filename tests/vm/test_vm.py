@@ -303,6 +303,9 @@ def use_unpacked(local: Any) -> None:
     """Bring the VM up in a folder that came as a bundle, without a network, and use it."""
     with cut_off():
         output = run("make", "up", **local)
+        with open(local["cwd"] / "apps/frontend/src/users_frontend/__init__.py", "a") as source:
+            source.write("# changed\n")
+        assert "  images (frontend " in run("vagrant", "provision", **local)
     assert "Building " not in output
     assert "Successfully added box 'users/bundle-" in output
     assert "Taken from the cache: packages users-backend:" in output
