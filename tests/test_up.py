@@ -150,6 +150,10 @@ def test_a_box_is_built_once_and_again_when_its_recipe_changes(monkeypatch: pyte
     assert {*(tmp_path / ".cache").iterdir()} == {second, Path(f"{second}.sha256")}  # the old one is gone
     assert tmp_path / up.build("build-box", "debian", ".box", "another") != second
 
+    sibling = tmp_path / up.build("build-box", "debian-cloud", ".box", "argument")
+    up.build("build-box", "debian", ".box", "a third")
+    assert sibling.exists()
+
 
 @pytest.mark.parametrize("damage", ["", "argumenT\n", None])
 def test_a_box_that_is_damaged_or_gone_is_built_again(

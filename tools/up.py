@@ -164,7 +164,7 @@ def build(recipe: str, name: str, suffix: str, *arguments: str) -> str:
         with step(f"Building {name} from Debian's packages"):
             CACHE.mkdir(exist_ok=True)
             run_recipe(recipe, output, *arguments)
-            for old in set(CACHE.glob(f"{name}-*{suffix}*")) - {output}:
+            for old in set(CACHE.glob(f"{name}-{'?' * len(digest)}{suffix}*")) - {output}:  # not name-emulated-DIGEST
                 old.unlink()
             checksum.write_text(sha256(output))
     return str(output.relative_to(ROOT))
