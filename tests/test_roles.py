@@ -609,7 +609,11 @@ def test_a_script_runs_by_standard_input_and_what_it_complains_of_is_the_message
                 "failed_when": False,
             },
             {"shell_script": {"text": "exit 4"}, "register": "silent", "failed_when": False},
-            {"shell_script": {"text": f"touch {tmp_path}/ran"}, "check_mode": True, "register": "checked"},
+            {
+                "shell_script": {"text": f"touch {tmp_path}/ran", "changes": "{{ ['this', 'that'] }}"},
+                "check_mode": True,
+                "register": "checked",
+            },
             {"shell_script": {"text": f"cat > {tmp_path}/copy <<END\n{file}\nEND\n"}},
             {"copy": {"content": "{{ [worked, why, silent, checked] | to_json }}", "dest": str(tmp_path / "results")}},
             {"shell_script": {"text": "echo the end >&2; exit 5"}},
@@ -618,7 +622,7 @@ def test_a_script_runs_by_standard_input_and_what_it_complains_of_is_the_message
     (tmp_path / "playbook.yml").write_text(yaml.safe_dump([play]))
     environment = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
     ended = subprocess.run(
-        [program, "playbook.yml"], check=False, cwd=tmp_path, env=environment, text=True, capture_output=True
+        [program, "--diff", "playbook.yml"], check=False, cwd=tmp_path, env=environment, text=True, capture_output=True
     )
     worked, why, silent, checked = json.loads((tmp_path / "results").read_text())
     assert worked["changed"]
@@ -628,6 +632,7 @@ def test_a_script_runs_by_standard_input_and_what_it_complains_of_is_the_message
     assert (why["msg"], silent["msg"]) == ("that is why", "The script ended with status 4 and said nothing.")
     assert checked["changed"]
     assert not (tmp_path / "ran").exists()
+    assert "\nthis\nthat\n" in ended.stdout
     assert (tmp_path / "copy").read_bytes() == (tmp_path / "latin-1").read_bytes()
     assert ended.returncode == 2
     assert "msg: the end\n" in ended.stdout
