@@ -22,6 +22,9 @@ from users_backend import settings
 
 SOURCE = Path(users_backend.__file__).parents[1]
 
+# The background job of a shell starts with Ctrl-C ignored, and what it starts would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # As in its container, the server may not write where permissions forbid it; root could.
 UNPRIVILEGED = ["setpriv", "--bounding-set=-dac_override"] if os.getuid() == 0 else []
 
