@@ -98,8 +98,16 @@ def wait_until(what: str, is_true: Callable[[], bool]) -> None:
         time.sleep(0.5)
 
 
+def frontend(path: str) -> str:
+    """What it answers; nothing while it starts again, as it does a moment after each of its files was saved."""
+    try:
+        return laptop("frontend", path)[1]
+    except OSError:
+        return ""
+
+
 def both_are_well() -> bool:
-    return laptop("frontend", "/healthz")[1].count('"ok"') == 2
+    return frontend("/healthz").count('"ok"') == 2
 
 
 def test_a_stopped_backend_is_a_page_and_comes_back(vm: Any) -> None:
@@ -148,22 +156,15 @@ def appended(file: Path, text: str) -> Iterator[None]:
 
 @pytest.mark.parametrize(("file", "path"), [("templates/base.html", "/"), ("static/style.css", "/static/style.css")])
 def test_what_is_saved_shows_in_the_browser(file: str, path: str) -> None:
-    def shown() -> str:
-        """Nothing while the frontend starts again."""
-        try:
-            return laptop("frontend", path)[1]
-        except OSError:
-            return ""
-
     typed = "<!-- typed a moment ago -->"  # a comment in both languages
     with appended(ROOT / "apps/frontend/src/users_frontend" / file, typed):
-        wait_until("the new one is there", lambda: typed in shown())
-    wait_until("the old one is back", lambda: bool(old := shown()) and typed not in old)
+        wait_until("the new one is there", lambda: typed in frontend(path))
+    wait_until("the old one is back", lambda: bool(old := frontend(path)) and typed not in old)
 
 
 def test_a_syntax_error_is_in_the_log_and_heals_when_it_is_mended(vm: Any) -> None:
     with appended(ROOT / "apps/backend/src/users_backend/users.py", "\ndef oops(:\n"):
-        wait_until("the backend is gone", lambda: not both_are_well())
+        wait_until("the backend is gone", lambda: '"nok"' in frontend("/healthz"))
         log = "journalctl --unit users-backend --lines 50 --output cat --no-pager"
         wait_until("the log says why", lambda: "SyntaxError" in vm.check_output(log))
     wait_until("both are well", both_are_well)
