@@ -7,9 +7,9 @@
 #                                           need not be fetched: the word apt, and the names of images
 #        cache.sh load FOLDER               gives Docker the images that are listed, once
 #
-# FOLDER/packages.tar has the distribution's packages with apt's lists, FOLDER/images.tar the services' images, which are
-# not compressed: Docker needs four times as long to read them if they are. Beside each, .sha256 has its checksum and, as
-# comments, the system that it is for and its contents.
+# FOLDER/packages.tar has the distribution's packages with apt's lists, FOLDER/images.tar the services' images, as Docker
+# saves them: compressing them here would make it need four times as long to read them. Beside each, .sha256 has its
+# checksum and, as comments, the system that it is for and its contents.
 set -euo pipefail
 
 action=$1 folder=$2 base=${3:-}
